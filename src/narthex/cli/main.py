@@ -1,0 +1,59 @@
+"""The ``narthex`` command: a table of verbs, each loaded only when it is called.
+
+``narthex --help`` imports no verb; that keeps it under 0.2 s (``bench/startup.py``).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from narthex import __version__
+
+COMMANDS: dict[str, str] = {
+    "inspect": "What the header of a model file says.",
+    "host": "What this machine is: GPUs, their tenants, RAM, cores, engines.",
+    "plan": "Bytes per device before a load, and whether it fits.",
+    "trial": "One measured run of one setting: the manual loop.",
+    "tune": "Find, prove and keep the best setting for a model.",
+    "soak": "Go on proving a profile under a nearly full context.",
+    "journal": "What was tried, measured and decided.",
+    "profile": "The settled answers: list, show, verify, export.",
+    "report": "One page about one study.",
+    "settings": "Every setting, its value, and where it came from.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose verbs live in ``narthex.cli.commands.<verb>`` and are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"narthex.cli.commands.{cmd_name}")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="narthex")
+def command() -> None:
+    """Plan, tune and prove the settings of a local model, and keep the record."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: runs one command and exits with an :class:`~narthex.errors.ExitCode`."""
+    from narthex.cli.failure import run
+
+    sys.exit(run(command, arguments))

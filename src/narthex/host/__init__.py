@@ -1,0 +1,1 @@
+"""The machine: what it is, what it does, what it says."""

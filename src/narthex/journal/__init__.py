@@ -1,0 +1,1 @@
+"""The record of everything: append-only SQLite."""

@@ -1,0 +1,1 @@
+"""Model files: what a GGUF header says, without reading the weights."""

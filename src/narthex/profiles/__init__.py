@@ -1,0 +1,1 @@
+"""Profiles: model + engine + knob values + the verdict that justifies them."""

@@ -1,0 +1,35 @@
+"""``Profile``: a settled answer, and what it was true of."""
+
+from __future__ import annotations
+
+import msgspec
+
+from narthex.knobs import KnobValues
+from narthex.trials.trial import ModelRef, Turn
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings with the verdict that justifies them. ``proven`` means: survived its soak."""
+
+    name: str
+    model: ModelRef
+    engine_kind: str
+    engine_key: str
+    engine_build: str
+    host_key: str
+    gpu: str | None  # the card's name; None on a CPU
+    driver: str | None
+    goal: str
+    knobs: KnobValues
+    turn: Turn
+    turn_s: float | None
+    decode_tps: float | None
+    prompt_tps: float | None
+    soak_s: float = 0.0
+    proven: bool = False
+    demo: bool = False
+    verdict: str = ""  # one sentence: why this setting, and what limits it
+    study: str | None = None
+    reserve_bytes: int = 0
+    vram_peak_bytes: int | None = None
+    created_at: float = 0.0

@@ -1,0 +1,1 @@
+"""Studies: trials in search of a profile."""

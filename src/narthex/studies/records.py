@@ -1,0 +1,101 @@
+"""The records of a study: its question, its steps, its answer.
+
+A strategy is a pure function of these (``propose(question, space, history)``), so a study that was cut off
+goes on by reading its trials from the journal.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from narthex.knobs import KnobValues
+from narthex.trials.soak import SoakReport
+from narthex.trials.trial import ModelRef, TrialRecord, Turn
+
+
+class Goal(StrEnum):
+    """What «best» means."""
+
+    FASTEST = "fastest"  # least turn time with at least the context asked for
+    LONGEST = "longest"  # most context with at least the speed asked for
+    BALANCED = "balanced"  # the knee of the Pareto front of turn time and context
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """What a study is asked. With the model, engine and host keys it makes the study's identity."""
+
+    goal: Goal = Goal.BALANCED
+    min_ctx: int | None = None  # tokens a slot that the answer must have
+    min_decode_tps: float | None = None  # for LONGEST
+    parallel: int = 1
+    allow_kv: tuple[str, ...] = ("f16", "q8_0")
+    reserve_bytes: int | None = None  # None: the planner's default
+    backoff_order: tuple[str, ...] = ("num_ctx", "gpu_layers", "batch")
+    turn: Turn = Turn()
+    workload: str = "chat"
+    repeats: int = 3
+    soak_s: float = 150.0
+    max_loads: int | None = None
+    strategy: str = "guided"
+    seed: int = 0
+    demo: bool = False
+
+
+class Baseline(msgspec.Struct, frozen=True, kw_only=True):
+    """One of "current", "house", "engine": measured like every other setting."""
+
+    name: str
+    knobs: KnobValues
+    record: TrialRecord | None  # None where it could not be run at all; `why` tells
+    why: str = ""
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """The next setting to try, with the reason and what is expected of it."""
+
+    knobs: KnobValues
+    why: str
+    expected_turn_s: float | None = None
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing left is worth a load."""
+
+    why: str
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of the study with its reason: what was chosen, backed off, confirmed, or refused."""
+
+    sequence: int
+    kind: str  # "try", "backoff", "stop", "confirm", "tie", "soak", "recommend", "refuse", "resume"
+    text: str
+    evidence: str = ""
+    knobs: KnobValues | None = None
+
+
+class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
+    """All of it: the source of ``tune --json``, of the table and of the report."""
+
+    study: str
+    question: Question
+    model: ModelRef | None
+    engine: str
+    host: str
+    engine_loads: int
+    seconds: float
+    started_at: float
+    baselines: tuple[Baseline, ...]
+    trials: tuple[TrialRecord, ...]
+    decisions: tuple[Decision, ...]
+    chosen: KnobValues | None  # the winner; None: nothing is recommended
+    profile: str | None  # its stored name; None in a replay
+    verdict: str
+    tie: bool = False
+    soaks: tuple[SoakReport, ...] = ()
+    soaked_knobs: tuple[KnobValues, ...] = ()  # one for each soak
+    finished: bool = True
+    extra: dict[str, Any] = {}

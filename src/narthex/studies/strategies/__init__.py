@@ -1,0 +1,1 @@
+"""Ways to choose the next trial: each a module with one `propose`."""

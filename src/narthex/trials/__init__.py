@@ -1,0 +1,1 @@
+"""Trials: one run of one setting, measured; always ends in data."""
