@@ -1,0 +1,97 @@
+"""What a study's result says about its winner: one place for the table, the JSON and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import median
+
+import msgspec
+
+from narthex.knobs import KnobValues
+from narthex.outcomes import Outcome
+from narthex.studies.records import Baseline, StudyResult
+from narthex.trials.soak import SoakReport
+from narthex.trials.trial import TrialRecord
+
+TIE = 0.02  # within 2 % two turn times are the same
+
+
+class Speed(msgspec.Struct, frozen=True, kw_only=True):
+    """Medians over trials of one setting: seconds a turn, tokens/s. None: not measured."""
+
+    turn_s: float | None = None
+    decode_tps: float | None = None
+    prompt_tps: float | None = None
+    ttft_s: float | None = None
+
+
+def speed_of(records: Iterable[TrialRecord]) -> Speed:
+    """Medians over the trials that finished."""
+    done = [record.observation for record in records if record.observation.outcome is Outcome.DONE]
+
+    def middle(name: str) -> float | None:
+        values = [value for item in done if (value := getattr(item, name)) is not None]
+        return median(values) if values else None
+
+    return Speed(
+        turn_s=middle("turn_s"),
+        decode_tps=middle("decode_tps"),
+        prompt_tps=middle("prompt_tps"),
+        ttft_s=middle("ttft_s"),
+    )
+
+
+def chosen_speed(result: StudyResult) -> Speed:
+    """The winner's figures: from the confirming A/B/A/B trials where there are any, else from all."""
+    mine = [record for record in result.trials if record.trial.knobs == result.chosen]
+    confirmed = [record for record in mine if record.trial.purpose.startswith("confirm")]
+    for records in (confirmed, mine, [row.record for row in result.baselines if row.record]):
+        found = speed_of(record for record in records if record.trial.knobs == result.chosen)
+        if found.turn_s is not None:
+            return found
+    return Speed()
+
+
+def baseline_speed(result: StudyResult, row: Baseline) -> Speed:
+    """A baseline's figures, confirming trials counted where it was the rival."""
+    confirmed = [
+        record
+        for record in result.trials
+        if record.trial.purpose.startswith("confirm") and record.trial.knobs == row.knobs
+    ]
+    found = speed_of(confirmed)
+    return found if found.turn_s is not None else speed_of([row.record] if row.record else [])
+
+
+def ratio(part: float | None, whole: float | None) -> float | None:
+    """``part / whole``; None where one of them is unknown or zero."""
+    return part / whole if part is not None and whole else None
+
+
+def soaks_of(result: StudyResult, knobs: KnobValues | None) -> list[SoakReport]:
+    """The soaks of one setting, oldest first."""
+    return [report for report, key in zip(result.soaks, result.soaked_knobs, strict=False) if key == knobs]
+
+
+def soak_seconds(result: StudyResult) -> float:
+    """Seconds that the winner survived."""
+    return sum(report.seconds for report in soaks_of(result, result.chosen) if report.outcome is Outcome.DONE)
+
+
+def is_proven(result: StudyResult) -> bool:
+    """Whether the winner's last soak ended well. A replay never proves anything."""
+    mine = soaks_of(result, result.chosen)
+    return result.chosen is not None and bool(mine) and mine[-1].outcome is Outcome.DONE
+
+
+def best_baseline(result: StudyResult) -> tuple[Baseline, Speed] | None:
+    """The baseline with the least turn time, and its figures."""
+    rows = [(row, baseline_speed(result, row)) for row in result.baselines]
+    timed = [(row, speed) for row, speed in rows if speed.turn_s is not None]
+    return min(timed, key=lambda pair: pair[1].turn_s or 0.0) if timed else None
+
+
+def limits(result: StudyResult) -> str | None:
+    """What limits the winner, in the study's own words (``extra["limits"]``), where it said so."""
+    text = result.extra.get("limits")
+    return text if isinstance(text, str) and text else None

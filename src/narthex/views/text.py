@@ -1,0 +1,242 @@
+"""A study, a trial and a soak as plain text for a terminal or a pipe. Every function returns a string."""
+
+from __future__ import annotations
+
+import textwrap
+
+from narthex.outcomes import Outcome
+from narthex.studies.records import Baseline, StudyResult
+from narthex.trials.observation import Observation
+from narthex.trials.soak import SoakReport
+from narthex.trials.trial import TrialRecord
+from narthex.units import format_duration, format_rate, format_size
+from narthex.views.figures import (
+    TIE,
+    Speed,
+    baseline_speed,
+    chosen_speed,
+    is_proven,
+    limits,
+    ratio,
+    soak_seconds,
+    soaks_of,
+)
+from narthex.views.table import table
+
+WIDTH = 100
+BASELINE_WORDS = {
+    "current": "what you have now",
+    "house": "house defaults",
+    "engine": "engine's own placement",
+}
+OUTCOME_WORDS = {
+    Outcome.DONE: "done",
+    Outcome.OUT_OF_MEMORY: "out of memory while loading",
+    Outcome.OUT_OF_MEMORY_COMPUTE: "out of memory while computing",
+    Outcome.KILLED_BY_KERNEL: "killed by the kernel: main memory ran out",
+    Outcome.UNSUPPORTED_FLAG: "the engine does not know a flag",
+    Outcome.UNSUPPORTED_SETTING: "the engine can't combine these settings",
+    Outcome.UNSUPPORTED_ARCHITECTURE: "the engine does not know this kind of model",
+    Outcome.CORRUPT_FILE: "the model file is damaged",
+    Outcome.PORT_IN_USE: "the port was taken",
+    Outcome.CRASHED: "the engine crashed",
+    Outcome.STALLED: "no progress",
+    Outcome.TIMEOUT: "took too long",
+    Outcome.UNSTABLE: "did not stay stable",
+    Outcome.REQUEST_FAILED: "the engine refused a request",
+    Outcome.INTERRUPTED: "interrupted",
+    Outcome.FAILED: "failed",
+}
+
+
+def study_table(result: StudyResult) -> str:
+    """The end of ``narthex tune``: before and after, why, what limits it, and whether it is proven."""
+    parts = [_head(result), _before_after(result), _why(result), _next_steps(result)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def turn_words(result: StudyResult) -> str:
+    """What one «turn» in the tables is."""
+    turn = result.question.turn
+    return (
+        f"A turn is {turn.prompt_tokens} prompt tokens on top of {turn.depth} tokens of context, "
+        f"then {turn.generate} tokens of answer."
+    )
+
+
+def observation_words(observation: Observation) -> str:
+    """One line about an answer: figures when it is done, else the outcome with its proof."""
+    if observation.outcome is not Outcome.DONE:
+        proof = f": {observation.reason}" if observation.reason else ""
+        return OUTCOME_WORDS[observation.outcome] + proof
+    parts = [f"turn {format_duration_fine(observation.turn_s)}"]
+    parts += [
+        f"answer {format_rate(observation.decode_tps)}",
+        f"prompt {format_rate(observation.prompt_tps)}",
+    ]
+    if observation.load_s is not None:
+        parts.append(f"load {format_duration_fine(observation.load_s)}")
+    if observation.peaks.vram_bytes is not None:
+        parts.append(f"VRAM {format_size(observation.peaks.vram_bytes)}")
+    if observation.doubts:
+        parts.append("doubts: " + "; ".join(observation.doubts))
+    return " · ".join(parts)
+
+
+def trial_table(records: tuple[TrialRecord, ...] | list[TrialRecord]) -> str:
+    """All trials in time order, one row each."""
+    rows = []
+    for number, record in enumerate(records, 1):
+        seen = record.observation
+        rows.append(
+            (
+                str(number),
+                record.trial.purpose,
+                seen.outcome.value,
+                format_duration_fine(seen.turn_s) if seen.turn_s is not None else "",
+                format_rate(seen.decode_tps) if seen.decode_tps is not None else "",
+                format_rate(seen.prompt_tps) if seen.prompt_tps is not None else "",
+                record.trial.knobs.describe(),
+            )
+        )
+    return table(("#", "purpose", "outcome", "turn", "answer", "prompt", "setting"), rows, right="rllrrr")
+
+
+def decision_lines(result: StudyResult) -> str:
+    """The study's steps with their reasons, oldest first."""
+    lines = []
+    for row in result.decisions:
+        lines.append(wrap(f"{row.sequence:>3}  {row.kind}: {row.text}", indent=5))
+        if row.evidence:
+            lines.append(wrap(f"     evidence: {row.evidence}", indent=5))
+    return "\n".join(lines)
+
+
+def soak_words(report: SoakReport) -> str:
+    """One sentence about a soak."""
+    parts = [
+        f"{format_duration(report.seconds)}, {report.turns} turns, "
+        f"context filled to {report.fill_max:.0%}, {report.errors} errors"
+    ]
+    if report.vram_growth_bytes is not None:
+        parts.append(f"VRAM grew by {format_size(report.vram_growth_bytes)}")
+    if report.ram_growth_bytes is not None:
+        parts.append(f"RAM by {format_size(report.ram_growth_bytes)}")
+    if report.speed_drift is not None:
+        parts.append(f"speed drifted by {report.speed_drift:+.1%}")
+    text = ", ".join(parts)
+    if report.outcome is Outcome.DONE:
+        return f"survived {text}."
+    return f"{OUTCOME_WORDS[report.outcome]} after {text}: {report.reason}"
+
+
+def format_duration_fine(seconds: float | None) -> str:
+    """Like ``format_duration``, with three significant digits below ten seconds: ``4.52 s``."""
+    if seconds is None or seconds >= 10:
+        return format_duration(seconds)
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds:.3f} s"
+
+
+def compared(turn_s: float | None, chosen_s: float | None) -> str:
+    """How a baseline's turn compares with the winner's: «3.3× as long», «the same»."""
+    share = ratio(turn_s, chosen_s)
+    if share is None:
+        return ""
+    if abs(share - 1) <= TIE:
+        return f"the same (±{TIE:.0%})"
+    return f"{share:.2f}× as long" if share < 10 else f"{share:.0f}× as long"
+
+
+def wrap(text: str, *, indent: int = 0) -> str:
+    """Paragraph of at most :data:`WIDTH` columns; further lines are indented."""
+    return textwrap.fill(
+        text, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _head(result: StudyResult) -> str:
+    name = result.model.name if result.model else "recorded measurements"
+    facts = [f"goal {result.question.goal.value}", f"{result.engine_loads} loads"]
+    facts.append(f"{format_duration(result.seconds)}")
+    facts.append(f"study {result.study}")
+    lines = [f"{name} · {' · '.join(facts)}", f"engine {result.engine}"]
+    if result.question.demo:
+        lines.append(
+            "This is a demo: a short workload and a short soak. Tune your own model for a real answer."
+        )
+    if not result.finished:
+        lines.append("The study was cut off; this is what is known so far. Start it again to go on.")
+    return "\n".join(lines)
+
+
+def _before_after(result: StudyResult) -> str:
+    chosen = chosen_speed(result)
+    rows = [_baseline_row(result, row, chosen) for row in result.baselines]
+    if result.chosen is not None:
+        rows.append(("» narthex", *_speed_cells(chosen), "", result.chosen.describe()))
+    if not rows:
+        return ""
+    head = ("setting of", "turn", "answer", "prompt", "compared", "knobs")
+    return table(head, rows, right="lrrr") + "\n" + wrap(turn_words(result))
+
+
+def _baseline_row(result: StudyResult, row: Baseline, chosen: Speed) -> tuple[str, ...]:
+    words = BASELINE_WORDS.get(row.name, row.name)
+    speed = baseline_speed(result, row)
+    if speed.turn_s is None:
+        why = OUTCOME_WORDS[row.record.observation.outcome] if row.record else (row.why or "not measured")
+        return (words, "–", "–", "–", why, row.knobs.describe())
+    return (words, *_speed_cells(speed), compared(speed.turn_s, chosen.turn_s), row.knobs.describe())
+
+
+def _speed_cells(speed: Speed) -> tuple[str, str, str]:
+    return (
+        format_duration_fine(speed.turn_s),
+        format_rate(speed.decode_tps),
+        format_rate(speed.prompt_tps),
+    )
+
+
+def _why(result: StudyResult) -> str:
+    label = "Why this setting" if result.chosen is not None else "No recommendation"
+    lines = [wrap(f"{label}: {result.verdict}", indent=2)]
+    if result.tie:
+        lines.append(wrap("It is a tie: within 2 % of the best setting you could have had without tuning."))
+    limit = limits(result)
+    if limit:
+        lines.append(wrap(f"What limits it: {limit}", indent=2))
+    if result.chosen is not None:
+        lines.append(wrap(proof_words(result), indent=2))
+    lines += [wrap(f"Doubt: {doubt}", indent=2) for doubt in doubts(result)]
+    return "\n".join(lines)
+
+
+def doubts(result: StudyResult) -> list[str]:
+    """What may be wrong with the winner's measurements, each once."""
+    seen: dict[str, None] = {}
+    for record in result.trials:
+        if record.trial.knobs == result.chosen:
+            seen.update(dict.fromkeys(record.observation.doubts))
+    return list(seen)
+
+
+def proof_words(result: StudyResult) -> str:
+    """Whether the winner is proven, and by what."""
+    mine = soaks_of(result, result.chosen)
+    if is_proven(result):
+        return f"Proven by a soak of {format_duration(soak_seconds(result))}: it {soak_words(mine[-1])}"
+    if mine:
+        return f"Not proven: the soak ended badly; it {soak_words(mine[-1])}"
+    return "Not proven: it was not soaked."
+
+
+def _next_steps(result: StudyResult) -> str:
+    rows = []
+    if result.profile:
+        rows.append(("profile", result.profile))
+        rows.append(("use it", f"narthex profile export {result.profile} --format llama-server"))
+        if not is_proven(result):
+            rows.append(("prove it", f"narthex soak {result.profile} --for 150s"))
+    if result.model:
+        rows.append(("report", f"narthex report {result.study} -o report.html"))
+    return "\n".join(f"{name:<9}{text}" for name, text in rows)
