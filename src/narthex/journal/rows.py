@@ -1,0 +1,79 @@
+"""What the journal gives back: one record for each kind of row.
+
+Trials and predictions come back as the records that went in. Bodies that belong to later layers
+(a study's question and result, a profile) stay JSON bytes: the journal does not know their types.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from narthex.knobs import KnobValues
+from narthex.trials.soak import SoakReport
+from narthex.trials.trial import ModelRef
+
+
+class StudyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One study. ``ended_at``, ``verdict`` and ``result`` are None until it is finished."""
+
+    id: str
+    key: str
+    question: bytes  # JSON
+    model: ModelRef | None
+    engine_key: str
+    host_key: str
+    argv: tuple[str, ...]
+    started_at: float  # seconds since the epoch
+    ended_at: float | None = None
+    verdict: str | None = None
+    result: bytes | None = None  # JSON
+    trials: int = 0
+    loads: int = 0  # trials that cost a load of the engine
+
+    @property
+    def finished(self) -> bool:
+        """Whether its end is written down."""
+        return self.ended_at is not None
+
+
+class DecisionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a study, with its reason."""
+
+    id: int
+    study: str
+    sequence: int
+    kind: str
+    text: str
+    evidence: str
+    knobs: KnobValues | None
+    at: float
+
+
+class SoakRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One soak, of a study, of a profile, or of both."""
+
+    id: int
+    study: str | None
+    profile: str | None
+    knobs: KnobValues
+    report: SoakReport
+    at: float
+
+
+class NoteRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A remark that a person made."""
+
+    id: int
+    text: str
+    study: str | None
+    at: float
+
+
+class ProfileRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One stored profile; ``body`` is its JSON."""
+
+    id: int
+    name: str
+    model_identity: str
+    body: bytes
+    at: float
