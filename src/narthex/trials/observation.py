@@ -14,7 +14,7 @@ class TurnTiming(msgspec.Struct, frozen=True, kw_only=True):
     """One timed turn, from the engine's own timings and our clock."""
 
     depth: int  # tokens in the context before the timed prompt
-    prompt_tokens: int  # processed, none from a cache
+    prompt_tokens: int  # processed in this turn, those of the depth counted, none from a cache
     generated: int
     ttft_s: float | None
     prompt_tps: float | None

@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from narthex.knobs import KnobValues
+from narthex.models.inspection import Inspection
 from narthex.trials.observation import Observation
 
 
@@ -32,6 +33,17 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     layers: int = 0
     file_bytes: int = 0
+
+
+def model_ref(inspection: Inspection) -> ModelRef:
+    """The reference that trials and profiles keep of an inspected model."""
+    return ModelRef(
+        path=inspection.path,
+        identity=inspection.identity,
+        name=inspection.name,
+        layers=inspection.layers,
+        file_bytes=inspection.file_bytes,
+    )
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
