@@ -24,16 +24,26 @@ COMMANDS: dict[str, str] = {
     "profile": "The settled answers: list, show, verify, export.",
     "report": "One page about one study.",
     "settings": "Every setting, its value, and where it came from.",
+    "completion": "Print the script that completes commands in a shell.",
 }
+
+_EXAMPLES = """\b
+Examples:
+  narthex plan model.gguf --vram 20GB     what fits, before any load
+  narthex tune model.gguf                 measure, choose, prove, keep
+  narthex profile export NAME --format llama-server
+"""
 
 
 class LazyGroup(click.Group):
     """A group whose verbs live in ``narthex.cli.commands.<verb>`` and are imported on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs in the order of the table: the order of the work."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one verb."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"narthex.cli.commands.{cmd_name}")
@@ -42,12 +52,24 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table itself: no verb is imported for the help."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        """Complete verbs from the table, so that a Tab is quick."""
+        from click.shell_completion import CompletionItem
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="narthex")
+        verbs = [
+            CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
+@click.version_option(__version__, prog_name="narthex", message="%(prog)s %(version)s")
 def command() -> None:
     """Plan, tune and prove the settings of a local model, and keep the record."""
 

@@ -22,3 +22,13 @@ def knob_option(name: str, **extra: Any) -> Callable[[F], F]:
 def json_option(function: F) -> F:
     """``--json``: data on stdout instead of text."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")(function)
+
+
+def plain_option(function: F) -> F:
+    """``--plain``: progress as plain lines, for :class:`narthex.views.progress.Progress`."""
+    return click.option(
+        "--plain/--live",
+        "plain",
+        default=None,
+        help="Progress as plain lines, or as a live display. The default fits the terminal.",
+    )(function)
