@@ -33,7 +33,7 @@ def raising(error: BaseException) -> click.Command:
     def body() -> None:
         raise error
 
-    return click.Command("body", callback=body)
+    return click.Command("body", callback=body, context_settings={"allow_extra_args": True})
 
 
 def every_error() -> list[type[NarthexError]]:
