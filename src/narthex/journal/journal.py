@@ -203,7 +203,7 @@ class Journal:
         *,
         study: str | None = None,
     ) -> list[PredictionRecord]:
-        """Predictions in time order; each filter given narrows them down."""
+        """Predictions in time order; each filter given narrows them down. ``study=""``: those of no study."""
         with self._reading() as db:
             return queries.select_predictions(
                 db, model_identity=model_identity, engine_key=engine_key, study=study

@@ -254,7 +254,7 @@ def select_predictions(
 
     rows = db.execute(
         """SELECT id, record FROM predictions WHERE (?1 IS NULL OR model_identity = ?1)
-           AND (?2 IS NULL OR engine_key = ?2) AND (?3 IS NULL OR study = ?3) ORDER BY id""",
+           AND (?2 IS NULL OR engine_key = ?2) AND (?3 IS NULL OR coalesce(study, '') = ?3) ORDER BY id""",
         (model_identity, engine_key, study),
     )
     return [_record(text, PredictionRecord, f"prediction {number}") for number, text in rows]

@@ -1,0 +1,182 @@
+"""``narthex journal``: what was tried, measured and decided."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+import msgspec
+
+from narthex.cli.options import json_option
+from narthex.errors import UsageError
+from narthex.journal.export import journal_document, study_document
+from narthex.journal.journal import Journal
+from narthex.journal.rows import StudyRow
+from narthex.trials.trial import TrialRecord
+
+
+@click.group()
+def command() -> None:
+    """What was tried, measured and decided."""
+
+
+@command.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """All studies, newest first."""
+    with _open() as journal:
+        rows = journal.studies()
+    if as_json:
+        _print_json([_summary(row) for row in rows])
+    elif not rows:
+        click.echo("The journal holds no study yet. «narthex tune MODEL» begins one.", err=True)
+    else:
+        click.echo(_table(rows))
+
+
+@command.command()
+@click.argument("study")
+@json_option
+def show(study: str, as_json: bool) -> None:
+    """One study: its steps and trials in time order. STUDY is an id, the beginning of one, or «last»."""
+    with _open() as journal:
+        row = journal.find_study(study)
+        if as_json:
+            _print_json(study_document(journal, row))
+        else:
+            click.echo("\n".join([*_head(row), "", *_history(journal, row), "", _end(row)]))
+
+
+@command.command()
+@click.argument("study", required=False)
+@click.option("--all", "everything", is_flag=True, help="The whole journal, not one study.")
+@json_option
+def export(study: str | None, everything: bool, as_json: bool) -> None:
+    """One study, or all of the journal, as one JSON document; --json may be left out."""
+    if everything == (study is not None):
+        raise UsageError("Export one study or everything.", hint="Give a STUDY (an id or «last»), or --all.")
+    with _open() as journal:
+        _print_json(journal_document(journal, None if study is None else [journal.find_study(study)]))
+
+
+@command.command()
+@click.argument("text")
+@click.option(
+    "--study", metavar="STUDY", help="The study it is about: an id, the beginning of one, or «last»."
+)
+def note(text: str, study: str | None) -> None:
+    """Add a remark of your own."""
+    if not text.strip():
+        raise UsageError("The note is empty.", hint='Write it between quotes: narthex journal note "…".')
+    with _open() as journal:
+        row = journal.find_study(study) if study is not None else None
+        journal.append_note(text.strip(), row.id if row else None)
+    click.echo("Noted." if row is None else f"Noted on study {row.id}.", err=True)
+
+
+def _open() -> Journal:
+    journal = Journal.open()
+    for gap in journal.gaps:
+        click.echo(f"narthex: {gap}", err=True)
+    return journal
+
+
+def _print_json(value: Any) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def _goal(row: StudyRow) -> str | None:
+    """The question belongs to a later layer; its goal is read as plain JSON."""
+    question = msgspec.json.decode(row.question)
+    goal = question.get("goal") if isinstance(question, dict) else None
+    return goal if isinstance(goal, str) else None
+
+
+def _summary(row: StudyRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "started_at": row.started_at,
+        "ended_at": row.ended_at,
+        "finished": row.finished,
+        "model": row.model.name if row.model else None,
+        "model_path": row.model.path if row.model else None,
+        "goal": _goal(row),
+        "engine": row.engine_key,
+        "trials": row.trials,
+        "engine_loads": row.loads,
+        "verdict": row.verdict,
+    }
+
+
+def _model_name(row: StudyRow) -> str:
+    return row.model.name if row.model else "recorded measurements"
+
+
+def _verdict(row: StudyRow) -> str:
+    return row.verdict if row.verdict is not None else "not finished: start the same «tune» again to go on"
+
+
+def _table(rows: list[StudyRow]) -> str:
+    from narthex.views.table import table
+
+    cells = [
+        (row.id, _model_name(row), _goal(row) or "?", str(row.loads), _short(_verdict(row))) for row in rows
+    ]
+    return table(("study", "model", "goal", "loads", "verdict"), cells, right="lllr")
+
+
+def _short(text: str, width: int = 90) -> str:
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+def _head(row: StudyRow) -> list[str]:
+    lines = [f"study {row.id} · {_model_name(row)} · goal {_goal(row) or '?'} · {row.loads} loads"]
+    lines.append(f"begun {_moment(row.started_at)} · engine {row.engine_key}")
+    if row.argv:
+        lines.append("command: " + " ".join(row.argv))
+    return lines
+
+
+def _history(journal: Journal, row: StudyRow) -> list[str]:
+    """Steps, trials, soaks and notes, each at the moment it was written, with its reasons."""
+    from narthex.views.text import observation_words, soak_words, wrap
+
+    events: list[tuple[float, str]] = []
+    for step in journal.decisions(row.id):
+        evidence = f" [evidence: {step.evidence}]" if step.evidence else ""
+        knobs = f" → {step.knobs.describe()}" if step.knobs else ""
+        events.append((step.at, f"{step.kind}: {step.text}{knobs}{evidence}"))
+    for record in journal.trials(row.id):
+        events.append(
+            (
+                _ended(record),
+                f"trial ({record.trial.purpose}) {record.trial.knobs.describe()}: "
+                + observation_words(record.observation),
+            )
+        )
+    events += [
+        (one.at, f"soak {one.knobs.describe()}: {soak_words(one.report)}") for one in journal.soaks(row.id)
+    ]
+    events += [(remark.at, f"note: {remark.text}") for remark in journal.notes(row.id)]
+    events.sort(key=lambda event: event[0])
+    return [wrap(f"{_clock(at)}  {text}", indent=10) for at, text in events]
+
+
+def _ended(record: TrialRecord) -> float:
+    return record.started_at + record.seconds
+
+
+def _end(row: StudyRow) -> str:
+    from narthex.views.text import wrap
+
+    ended = "" if row.ended_at is None else f"ended {_moment(row.ended_at)}: "
+    return wrap(f"{ended}{_verdict(row)}")
+
+
+def _moment(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(at))
