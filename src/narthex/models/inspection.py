@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+GROUPS = ("embedding", "attention", "feed_forward", "experts", "output", "norm", "other")
+
 
 class AttentionKind(StrEnum):
     """What a layer keeps from one token to the next."""
@@ -46,7 +48,8 @@ class LayerShape(msgspec.Struct, frozen=True, kw_only=True):
     key_length: int = 0  # elements a KV head; for LATENT the compressed row that is cached as K
     value_length: int = 0  # elements a KV head; for LATENT 0 where V is a view of K
     window: int | None = None  # tokens, SLIDING only
-    state_bytes: int = 0  # RECURRENT: bytes of state a sequence (conv + ssm), as f32
+    state_bytes: int = 0  # bytes of recurrent state a sequence (conv + ssm), as f32; a layer can hold both
+    index_length: int = 0  # elements a token of a sparse-attention index, keys only, kept beside the cache
     weight_bytes: int = 0
     expert_bytes: int = 0  # routed experts' share of weight_bytes
 
@@ -80,9 +83,14 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     heads: int
     kv_heads: int  # the largest over layers
     layer_shapes: tuple[LayerShape, ...]
-    group_bytes: dict[str, int]  # embedding, attention, feed_forward, experts, output, norm, other
+    group_bytes: dict[str, int]  # GROUPS → bytes; attention includes recurrent mixers
     metadata: dict[str, Any]
     tensors: tuple[TensorInfo, ...]
+    nextn_layers: int = (
+        0  # of ``layers``, the last: they predict more tokens ahead and are left out of the cache
+    )
+    gaps: tuple[str, ...] = ()  # what the header does not tell, in sentences
+    known_architecture: bool = True  # False: the attention kinds are a guess from tensor names
 
 
 class ArrayLength(msgspec.Struct, frozen=True):

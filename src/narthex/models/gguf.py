@@ -1,0 +1,165 @@
+"""``inspect_file``: from a model's GGUF files to its :class:`~narthex.models.inspection.Inspection`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from narthex.errors import ModelFileError
+from narthex.models import architectures
+from narthex.models.header import Header, read_header
+from narthex.models.inspection import GROUPS, ArrayLength, Inspection, TensorInfo
+from narthex.models.layers import Metadata, is_expert, layer_shapes
+from narthex.models.projector import find_projector
+from narthex.models.quants import MIXES
+
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
+_MAX_LAYERS = 1024  # LLAMA_MAX_LAYERS of b11434 is 512
+
+
+def inspect_file(path: str | Path) -> Inspection:
+    """Read the header of a model: one file, or all parts of a split one, whichever part is named.
+
+    The weights are not read. Raises ModelFileError with one sentence for anything that is no whole,
+    readable GGUF model.
+    """
+    given = Path(path)
+    headers = [read_header(part, index) for index, part in enumerate(_parts(given))]
+    first = headers[0]
+    _check_split(given, headers)
+    architecture = first.metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        _refuse(given, "does not say what architecture it is")
+    if architecture == "clip":
+        _refuse(given, "is a projector, not a language model")
+    meta = Metadata(architecture, first.metadata)
+    layers = meta.number("block_count")
+    if not layers:
+        _refuse(given, f"is no language model: «{architecture}.block_count» is missing")
+    if layers > _MAX_LAYERS:
+        _refuse(given, f"claims {layers:,} layers")
+    return _inspection(headers, meta, layers)
+
+
+def _refuse(path: Path, what: str) -> NoReturn:
+    raise ModelFileError(f"{path} {what}.", hint="Name the GGUF file of the language model itself.")
+
+
+def _parts(given: Path) -> list[Path]:
+    found = _PART.fullmatch(given.name)
+    if not found or not given.exists():
+        return [given]
+    count = int(found[3])
+    parts: list[Path] = []
+    for number in range(1, count + 1):
+        part = given.with_name(f"{found[1]}-{number:05d}-of-{found[3]}.gguf")
+        if not part.exists():
+            raise ModelFileError(
+                f"The model has {count:,} parts, and {part.name} is not there.",
+                hint=f"Put all parts into the folder {given.parent}.",
+            )
+        parts.append(part)
+    return parts
+
+
+def _check_split(given: Path, headers: list[Header]) -> None:
+    claimed = headers[0].metadata.get("split.count", 1)
+    if isinstance(claimed, int) and claimed > 1 and claimed != len(headers):
+        raise ModelFileError(
+            f"{given} is one of {claimed:,} parts, but its name does not say which.",
+            hint="Give the parts their names back, as in model-00001-of-00003.gguf.",
+        )
+    names = Counter(tensor.name for header in headers for tensor in header.tensors)
+    if len(headers) > 1 and (twice := [name for name, count in names.items() if count > 1]):
+        raise ModelFileError(
+            f"Two parts of {given} hold the tensor «{twice[0]}».",
+            hint="Parts of two models seem to be mixed.",
+        )
+
+
+def _inspection(headers: list[Header], meta: Metadata, layers: int) -> Inspection:
+    first = headers[0]
+    tensors = tuple(tensor for header in headers for tensor in header.tensors)
+    shapes, gaps = layer_shapes(meta, layers, tensors)
+    type_bytes, group_bytes = Counter[str](), dict.fromkeys(GROUPS, 0)
+    for tensor in tensors:
+        type_bytes[tensor.type_name] += tensor.nbytes
+        group_bytes[_group(tensor.name)] += tensor.nbytes
+    name = first.metadata.get("general.name")
+    feed_forward = max(meta.numbers("feed_forward_length", layers) or [0])
+    context = meta.number("context_length")
+    if context is None:
+        gaps += ("The file does not tell the context it was trained on.",)
+    return Inspection(
+        path=str(first.path),
+        files=tuple(str(header.path) for header in headers),
+        projector=find_projector(first.path, meta.number("embedding_length")),
+        identity=hashlib.sha256(b"".join(header.digest for header in headers)).hexdigest()[:32],
+        architecture=meta.architecture,
+        name=name if isinstance(name, str) and name else first.path.stem,
+        layers=layers,
+        parameters=sum(tensor.elements for tensor in tensors),
+        file_bytes=sum(header.file_bytes for header in headers),
+        context_train=context or 0,
+        vocabulary=_vocabulary(meta, tensors),
+        quantization=_mix(first.metadata, type_bytes),
+        quantization_bytes=dict(type_bytes.most_common()),
+        experts=meta.number("expert_count") or 0,
+        experts_used=max(meta.numbers("expert_used_count", layers) or [0]),
+        embedding_length=meta.number("embedding_length") or 0,
+        feed_forward_length=feed_forward,
+        expert_feed_forward_length=_expert_width(meta, layers, tensors),
+        heads=max(meta.numbers("attention.head_count", layers) or [0]),
+        kv_heads=max(shape.kv_heads for shape in shapes),
+        layer_shapes=shapes,
+        group_bytes=group_bytes,
+        metadata=first.metadata,
+        tensors=tensors,
+        nextn_layers=min(meta.number("nextn_predict_layers") or 0, layers),
+        gaps=gaps,
+        known_architecture=meta.architecture in architectures.KNOWN,
+    )
+
+
+def _vocabulary(meta: Metadata, tensors: Iterable[TensorInfo]) -> int:
+    tokens = meta.values.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, ArrayLength):
+        return tokens.length
+    if isinstance(tokens, tuple):
+        return len(tokens)
+    if (size := meta.number("vocab_size")) is not None:
+        return size
+    return next((t.dims[1] for t in tensors if t.name == "token_embd.weight" and len(t.dims) == 2), 0)
+
+
+def _mix(metadata: dict[str, Any], type_bytes: Counter[str]) -> str:
+    number = metadata.get("general.file_type")
+    if isinstance(number, int) and number in MIXES:
+        return MIXES[number]
+    return type_bytes.most_common(1)[0][0] if type_bytes else "?"
+
+
+def _expert_width(meta: Metadata, layers: int, tensors: Iterable[TensorInfo]) -> int:
+    if width := max(meta.numbers("expert_feed_forward_length", layers) or [0]):
+        return width
+    return max((t.dims[1] for t in tensors if "ffn_up_exps" in t.name and len(t.dims) == 3), default=0)
+
+
+def _group(name: str) -> str:
+    """One of GROUPS for a tensor's name."""
+    part = name.split(".", 2)[2] if name.startswith("blk.") and name.count(".") > 1 else name
+    if is_expert(part):
+        return "experts"
+    if "norm" in part:
+        return "norm"
+    if part.startswith(("token_embd", "per_layer_token_embd", "position_embd", "token_types")):
+        return "embedding"
+    if part.startswith(("attn", "ssm", "time_mix", "shortconv", "indexer", "cross_attn")):
+        return "attention"
+    if part.startswith(("ffn", "channel_mix")):
+        return "feed_forward"
+    return "output" if part.startswith("output") else "other"
