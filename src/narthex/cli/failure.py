@@ -23,7 +23,7 @@ def run(command: click.Command, arguments: Sequence[str] | None) -> int:
     _end_gently_on_signals()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _invoke(command, words)
+        code = _invoke(command, list(words))  # click takes words out of the list
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         return _answer(error, words)
