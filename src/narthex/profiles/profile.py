@@ -16,12 +16,15 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     engine_kind: str
     engine_key: str
     engine_build: str
+    engine_args: tuple[str, ...] = ()  # given to every start beside the knobs, e.g. --rpc 127.0.0.1:50052
     host_key: str
     gpu: str | None  # the card's name; None on a CPU
     driver: str | None
     goal: str
     knobs: KnobValues
     turn: Turn
+    workload: str = "chat"
+    repeats: int = 3
     turn_s: float | None
     decode_tps: float | None
     prompt_tps: float | None
@@ -32,4 +35,6 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     study: str | None = None
     reserve_bytes: int = 0
     vram_peak_bytes: int | None = None
-    created_at: float = 0.0
+    created_at: float = 0.0  # seconds since the epoch
+    verified_at: float | None = None  # the last `profile verify`; None: never
+    verified: bool | None = None  # how that one ended

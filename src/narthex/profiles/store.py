@@ -1,0 +1,77 @@
+"""Profiles in the journal: stored as JSON, newest row of a name wins, found by what a person types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from narthex.errors import JournalError, ProfileError
+from narthex.journal.journal import Journal
+from narthex.journal.rows import ProfileRow
+from narthex.profiles.choose import with_soak
+from narthex.profiles.profile import Profile
+from narthex.trials.soak import SoakReport
+
+
+def save_profile(journal: Journal, profile: Profile) -> Profile:
+    """Store a profile. Returns it with the name it got: where another model has that name already, the
+    first letters of the model's identity are put behind it."""
+    for row in journal.profile_bodies():
+        if row.name == profile.name and row.model_identity != profile.model.identity:
+            profile = msgspec.structs.replace(
+                profile, name=f"{profile.name}-{profile.model.identity[:6].lower()}"
+            )
+            break
+    journal.append_profile(profile.name, profile.model.identity, msgspec.json.encode(profile))
+    return profile
+
+
+def add_soak(journal: Journal, profile: Profile, report: SoakReport) -> Profile:
+    """Journal one more soak of a stored profile; its seconds add up. Returns the profile as it is now."""
+    journal.append_soak(study=None, profile=profile.name, knobs=profile.knobs, report=report)
+    return save_profile(journal, with_soak(profile, report))
+
+
+def list_profiles(journal: Journal) -> list[Profile]:
+    """All profiles, the newest first."""
+    return [_profile(row) for row in journal.profile_bodies()]
+
+
+def load_profile(journal: Journal, text: str) -> Profile:
+    """One profile as a person names it: its name, the beginning of its name, or its model (name, file name
+    or path; the newest profile of that model). Raises ProfileError."""
+    profiles = list_profiles(journal)
+    for profile in profiles:
+        if profile.name == text:
+            return profile
+    matches = [profile for profile in profiles if text and profile.name.startswith(text.lower())]
+    if len(matches) > 1:
+        names = ", ".join(profile.name for profile in matches[:4])
+        raise ProfileError(
+            f"«{text}» is the beginning of {len(matches)} profiles.", hint=f"Name one: {names}."
+        )
+    matches = matches or [profile for profile in profiles if _is_of(profile, text)]
+    if not matches:
+        raise ProfileError(
+            f"There is no profile «{text}».",
+            hint="«narthex profile list» shows them all; «narthex tune MODEL» makes one.",
+        )
+    return matches[0]
+
+
+def _is_of(profile: Profile, text: str) -> bool:
+    model = profile.model
+    if not text:
+        return False
+    return text in (model.path, Path(model.path).name, model.identity) or text.lower() == model.name.lower()
+
+
+def _profile(row: ProfileRow) -> Profile:
+    try:
+        return msgspec.json.decode(row.body, type=Profile)
+    except msgspec.MsgspecError as error:
+        raise JournalError(
+            f"The stored profile «{row.name}» can't be read: {error}.",
+            hint="Another version of narthex may have written it; that version can still export it.",
+        ) from error
