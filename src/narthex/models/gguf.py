@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,10 +13,10 @@ from narthex.models import architectures
 from narthex.models.header import Header, read_header
 from narthex.models.inspection import GROUPS, ArrayLength, Inspection, TensorInfo
 from narthex.models.layers import Metadata, is_expert, layer_shapes
+from narthex.models.parts import check_parts, find_parts
 from narthex.models.projector import find_projector
 from narthex.models.quants import MIXES
 
-_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
 _MAX_LAYERS = 1024  # LLAMA_MAX_LAYERS of b11434 is 512
 
 
@@ -28,9 +27,9 @@ def inspect_file(path: str | Path) -> Inspection:
     readable GGUF model.
     """
     given = Path(path)
-    headers = [read_header(part, index) for index, part in enumerate(_parts(given))]
+    headers = [read_header(part, index) for index, part in enumerate(find_parts(given))]
     first = headers[0]
-    _check_split(given, headers)
+    check_parts(given, headers)
     architecture = first.metadata.get("general.architecture")
     if not isinstance(architecture, str):
         _refuse(given, "does not say what architecture it is")
@@ -42,43 +41,13 @@ def inspect_file(path: str | Path) -> Inspection:
         _refuse(given, f"is no language model: «{architecture}.block_count» is missing")
     if layers > _MAX_LAYERS:
         _refuse(given, f"claims {layers:,} layers")
+    if not any(header.tensors for header in headers):
+        _refuse(given, "holds no weights, only a vocabulary")
     return _inspection(headers, meta, layers)
 
 
 def _refuse(path: Path, what: str) -> NoReturn:
     raise ModelFileError(f"{path} {what}.", hint="Name the GGUF file of the language model itself.")
-
-
-def _parts(given: Path) -> list[Path]:
-    found = _PART.fullmatch(given.name)
-    if not found or not given.exists():
-        return [given]
-    count = int(found[3])
-    parts: list[Path] = []
-    for number in range(1, count + 1):
-        part = given.with_name(f"{found[1]}-{number:05d}-of-{found[3]}.gguf")
-        if not part.exists():
-            raise ModelFileError(
-                f"The model has {count:,} parts, and {part.name} is not there.",
-                hint=f"Put all parts into the folder {given.parent}.",
-            )
-        parts.append(part)
-    return parts
-
-
-def _check_split(given: Path, headers: list[Header]) -> None:
-    claimed = headers[0].metadata.get("split.count", 1)
-    if isinstance(claimed, int) and claimed > 1 and claimed != len(headers):
-        raise ModelFileError(
-            f"{given} is one of {claimed:,} parts, but its name does not say which.",
-            hint="Give the parts their names back, as in model-00001-of-00003.gguf.",
-        )
-    names = Counter(tensor.name for header in headers for tensor in header.tensors)
-    if len(headers) > 1 and (twice := [name for name, count in names.items() if count > 1]):
-        raise ModelFileError(
-            f"Two parts of {given} hold the tensor «{twice[0]}».",
-            hint="Parts of two models seem to be mixed.",
-        )
 
 
 def _inspection(headers: list[Header], meta: Metadata, layers: int) -> Inspection:
