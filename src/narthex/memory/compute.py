@@ -1,0 +1,125 @@
+"""Compute buffers: what the engine reserves for one micro-batch on each device.
+
+Nothing is estimated: the graph that llama.cpp would build is built, split over the devices and walked by
+its allocator (:mod:`graph`, :mod:`placement`, :mod:`arena`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from narthex.memory import arena, recipes
+from narthex.memory.blocks import Blocks, Setup
+from narthex.memory.fusion import held_longer
+from narthex.memory.graph import BLOCKS, Tensor, leaf
+from narthex.memory.placement import GPU, Scheduler
+from narthex.memory.weights import GPU_ALIGNMENT, HOST_ALIGNMENT, ROW_PADDING, Placement
+from narthex.models.inspection import Inspection
+
+
+class Compute(NamedTuple):
+    """Bytes of the compute buffers, and how many pieces the graph falls into."""
+
+    gpu: int
+    host: int
+    splits: int
+
+
+def compute_bytes(inspection: Inspection, setup: Setup, placement: Placement) -> Compute:
+    """The compute buffers of one setting. Raises MissingWeight where the file is not what it seems."""
+    graph = build(inspection, setup, placement).graph
+    scheduler = Scheduler(graph, gpu=placement.gpu, gpu_supports=gpu_runs)
+    placed = scheduler.place(held_longer)
+    if not placement.gpu:
+        (host,) = arena.peak_bytes(placed.leafs, placed.nodes, (HOST_ALIGNMENT,), _plain_size)
+        return Compute(0, host, placed.splits)
+    gpu, host = arena.peak_bytes(placed.leafs, placed.nodes, (GPU_ALIGNMENT, HOST_ALIGNMENT), _size_on)
+    return Compute(gpu, host, placed.splits)
+
+
+def build(inspection: Inspection, setup: Setup, placement: Placement) -> Blocks:
+    """The engine's graph for a setting, not yet placed."""
+    weights = _Weights(inspection, placement)
+    builder = recipes.builder(inspection, setup, weights.get, weights.layer_home)
+    builder.build()
+    return builder
+
+
+class _Weights:
+    """Weights as leaves of one graph, each on its device."""
+
+    def __init__(self, inspection: Inspection, placement: Placement) -> None:
+        self.infos = {tensor.name: tensor for tensor in inspection.tensors}
+        self.placement = placement
+        self.made: dict[str, Tensor | None] = {}
+
+    def _home(self, on_gpu: bool) -> int:
+        if not self.placement.gpu:
+            return 0
+        return GPU if on_gpu else 1
+
+    def layer_home(self, layer: int) -> int:
+        """The device of a layer, and so of its cache."""
+        return self._home(self.placement.layer_on_gpu(layer))
+
+    def get(self, name: str) -> Tensor | None:
+        """A weight by its name; ``token_embd.weight#output`` is the copy that serves as output matrix."""
+        if name not in self.made:
+            info = self.infos.get(name.partition("#")[0])
+            tensor = None
+            if info is not None and info.type_name in BLOCKS:
+                tensor = leaf(info.type_name, *info.dims)
+                tensor.is_weight = True
+                tensor.home = self._home(self.placement.on_gpu(name))
+            self.made[name] = tensor
+        return self.made[name]
+
+
+def flash_kernel(key: int, value: int, ratio: int, cells: int) -> bool:
+    """Whether CUDA has a flash-attention kernel for these head sizes (``fattn.cu``, b11434).
+
+    ``ratio`` is query heads per KV head; the large heads need several, and a cache padded to 256.
+    """
+    shared = ratio >= 2 and cells % 256 == 0
+    if key in (40, 64, 72, 80, 96, 112, 128, 256):
+        return value == key
+    if key == 192:
+        return value == 128 and shared and ratio % 8 == 0
+    if key == 320:
+        return value == 256 and shared and ratio % 32 == 0
+    if key == 512:
+        return value == key and shared
+    return key == 576 and value == 512 and shared
+
+
+def gpu_runs(node: Tensor) -> bool:
+    """Whether the GPU can run a node. Everything but some flash attention and old state sizes."""
+    if node.op == "flash_attn":
+        q, k, v = node.src[0], node.src[1], node.src[2]
+        return flash_kernel(k.ne[0], v.ne[0], q.ne[2] // max(k.ne[2], 1), k.ne[1])
+    if node.op == "ssm_scan":
+        state, head = node.src[0].ne[0], node.src[0].ne[1]
+        if node.src[3].ne[0] == 1:  # mamba 2
+            return state in (96, 128, 256) and head % 16 == 0
+        return state == 16 and head == 1 and node.src[0].ne[2] % 128 == 0
+    if node.op == "ssm_conv":
+        return node.src[0].ne[1] % 128 == 0
+    return True
+
+
+def _plain_size(tensor: Tensor, device: int) -> int:
+    return tensor.nbytes
+
+
+def _size_on(tensor: Tensor, device: int) -> int:
+    size = tensor.nbytes
+    if device != GPU:
+        return size
+    if tensor.op == "flash_attn":
+        for part in tensor.src[1:3]:  # room for keys and values as f16, where the cache is quantised
+            if part.kind != "F16":
+                size = -(-size // 128) * 128 + part.elements * 2
+    block, nbytes = BLOCKS[tensor.kind]
+    if block > 1 and tensor.ne[0] % ROW_PADDING:
+        size += (ROW_PADDING - tensor.ne[0] % ROW_PADDING) // block * nbytes
+    return size

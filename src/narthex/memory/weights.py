@@ -1,0 +1,94 @@
+"""Where each weight goes, and what the weights take there.
+
+The engine fills the GPU from the end: with ``gpu_layers`` = n, the output layer and the last n − 1 repeating
+layers. The input embedding always stays on the host; a model without an output matrix uses the embedding a
+second time, as a copy where the output layer is (``llama-model.cpp`` and ``llama-model-loader.cpp``, b11434).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from narthex.memory.graph import BLOCKS
+from narthex.models.inspection import Inspection, TensorInfo
+
+# alignment of a tensor in a buffer (CUDA and Vulkan: 128; host memory: TENSOR_ALIGNMENT)
+GPU_ALIGNMENT, HOST_ALIGNMENT = 128, 32
+ROW_PADDING = 512  # weights: CUDA pads the last row of quantised tensors to this many (MATRIX_ROW_PADDING)
+
+_INPUT = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.")
+_OUTPUT = ("output.", "output_norm.", "cls.", "altup_", "token_embd.weight#output")
+_EXPERTS = re.compile(r"\.ffn_(?:up|down|gate|gate_up)_(?:ch)?exps")  # LLM_FFN_EXPS_REGEX
+_BLOCK = re.compile(r"blk\.(\d+)\.")
+
+
+class Placement(NamedTuple):
+    """Which layers are on the GPU: those from ``first`` on; the output counts as layer ``layers``."""
+
+    first: int
+    layers: int
+    cpu_moe: int = 0
+    gpu: bool = True  # whether the engine has a GPU at all
+
+    def layer_on_gpu(self, layer: int) -> bool:
+        """Whether a repeating layer, or the output (layer ``layers``), is on the GPU."""
+        return self.gpu and layer >= self.first
+
+    def on_gpu(self, name: str) -> bool:
+        """Whether the weight of this name is on the GPU."""
+        if found := _BLOCK.match(name):
+            layer = int(found[1])
+            if layer < self.cpu_moe and _EXPERTS.search(name):
+                return False
+            return self.layer_on_gpu(layer)
+        if name.startswith(_INPUT) and not name.endswith("#output"):
+            return False
+        # what has no layer number is loaded as part of the output or of layer 0
+        return self.layer_on_gpu(self.layers if name.startswith(_OUTPUT) else 0)
+
+
+def place(layers: int, gpu_layers: int, cpu_moe: int = 0, *, gpu: bool = True) -> Placement:
+    """The placement for a number of GPU layers, output layer counted; more than all is all."""
+    count = min(max(gpu_layers, 0), layers + 1) if gpu else 0
+    return Placement(layers + 1 - count, layers, cpu_moe, gpu)
+
+
+def padded_bytes(kind: str, first_dim: int, nbytes: int, *, on_gpu: bool) -> int:
+    """Bytes that a device reserves for a tensor of ``nbytes``."""
+    if not on_gpu:
+        return -(-nbytes // HOST_ALIGNMENT) * HOST_ALIGNMENT
+    block, size = BLOCKS.get(kind, (1, 4))
+    if block > 1 and first_dim % ROW_PADDING:
+        nbytes += (ROW_PADDING - first_dim % ROW_PADDING) // block * size
+    return -(-nbytes // GPU_ALIGNMENT) * GPU_ALIGNMENT
+
+
+def loaded(inspection: Inspection) -> list[TensorInfo]:
+    """The tensors that the engine loads: those of speculative heads behind the trunk are left in the file."""
+    key = f"{inspection.architecture}.nextn_predict_layers"
+    heads = inspection.metadata.get(key, 0)
+    if not isinstance(heads, int) or heads <= 0:
+        return list(inspection.tensors)
+    trunk = inspection.layers - heads
+    return [t for t in inspection.tensors if not (m := _BLOCK.match(t.name)) or int(m[1]) < trunk]
+
+
+def is_tied(inspection: Inspection) -> bool:
+    """Whether the output matrix is the embedding, used twice."""
+    return not any(tensor.name == "output.weight" for tensor in inspection.tensors)
+
+
+def weight_bytes(inspection: Inspection, placement: Placement) -> tuple[int, int]:
+    """Bytes of weights on the GPU and on the host."""
+    on_gpu = on_host = 0
+    for tensor in loaded(inspection):
+        gpu = placement.on_gpu(tensor.name)
+        size = padded_bytes(tensor.type_name, tensor.dims[0], tensor.nbytes, on_gpu=gpu)
+        if gpu:
+            on_gpu += size
+        else:
+            on_host += size
+        if tensor.name == "token_embd.weight" and placement.on_gpu("output.") and is_tied(inspection):
+            on_gpu += padded_bytes(tensor.type_name, tensor.dims[0], tensor.nbytes, on_gpu=True)
+    return on_gpu, on_host
