@@ -20,7 +20,7 @@ from narthex.errors import JournalError
 from narthex.journal.journal import Journal
 from narthex.knobs import KnobValues
 
-# Xfrom narthex.memory.calibrate import PredictionRecord
+from narthex.memory.calibrate import PredictionRecord
 from narthex.outcomes import Outcome
 from narthex.testing.samples import KNOBS, MODEL, soak_report, trial_record
 
