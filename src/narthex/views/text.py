@@ -172,21 +172,27 @@ def _head(result: StudyResult) -> str:
 def _before_after(result: StudyResult) -> str:
     chosen = chosen_speed(result)
     rows = [_baseline_row(result, row, chosen) for row in result.baselines]
+    settings = [(_baseline_words(row), row.knobs.describe()) for row in result.baselines]
     if result.chosen is not None:
-        rows.append(("» narthex", *_speed_cells(chosen), "", result.chosen.describe()))
+        rows.append(("» narthex", *_speed_cells(chosen), ""))
+        settings.append(("» narthex", result.chosen.describe()))
     if not rows:
         return ""
-    head = ("setting of", "turn", "answer", "prompt", "compared", "knobs")
-    return table(head, rows, right="lrrr") + "\n" + wrap(turn_words(result))
+    lines = [table(("setting of", "turn", "answer", "prompt", "compared"), rows, right="lrrr")]
+    lines += [wrap(turn_words(result)), "", table(("setting of", "knobs"), settings)]
+    return "\n".join(lines)
 
 
 def _baseline_row(result: StudyResult, row: Baseline, chosen: Speed) -> tuple[str, ...]:
-    words = BASELINE_WORDS.get(row.name, row.name)
     speed = baseline_speed(result, row)
     if speed.turn_s is None:
         why = OUTCOME_WORDS[row.record.observation.outcome] if row.record else (row.why or "not measured")
-        return (words, "–", "–", "–", why, row.knobs.describe())
-    return (words, *_speed_cells(speed), compared(speed.turn_s, chosen.turn_s), row.knobs.describe())
+        return (_baseline_words(row), "–", "–", "–", why)
+    return (_baseline_words(row), *_speed_cells(speed), compared(speed.turn_s, chosen.turn_s))
+
+
+def _baseline_words(row: Baseline) -> str:
+    return BASELINE_WORDS.get(row.name, row.name)
 
 
 def _speed_cells(speed: Speed) -> tuple[str, str, str]:
@@ -224,7 +230,8 @@ def proof_words(result: StudyResult) -> str:
     """Whether the winner is proven, and by what."""
     mine = soaks_of(result, result.chosen)
     if is_proven(result):
-        return f"Proven by a soak of {format_duration(soak_seconds(result))}: it {soak_words(mine[-1])}"
+        total = f" ({format_duration(soak_seconds(result))} in all)" if len(mine) > 1 else ""
+        return f"Proven: in its soak{total} it {soak_words(mine[-1])}"
     if mine:
         return f"Not proven: the soak ended badly; it {soak_words(mine[-1])}"
     return "Not proven: it was not soaked."

@@ -1,0 +1,91 @@
+"""Where the page's data comes from: a stored result, the rows of a study that was cut off, the model file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from narthex.errors import JournalError, NarthexError
+from narthex.journal.rows import DecisionRow, SoakRow, StudyRow
+from narthex.memory.plan import Device
+from narthex.studies.records import Baseline, Decision, Question, StudyResult
+from narthex.trials.trial import TrialRecord
+from narthex.views.report.memory import MemoryPicture, picture_memory
+
+_BASELINE = "baseline:"
+_MAIN_MEMORY = (Device(name="Host", kind="host"),)  # where a study saw no device
+
+
+def stored(body: bytes, study: str) -> StudyResult:
+    """The result that a finished study left in the journal. Raises JournalError."""
+    try:
+        return msgspec.json.decode(body, type=StudyResult)
+    except msgspec.MsgspecError as error:
+        raise JournalError(
+            f"The result of study {study} can't be read: {error}.",
+            hint="It may be from a newer narthex. «narthex journal show» prints the rows themselves.",
+        ) from error
+
+
+def unfinished(
+    row: StudyRow, trials: Sequence[TrialRecord], decisions: Sequence[DecisionRow], soaks: Sequence[SoakRow]
+) -> StudyResult:
+    """What is known of a study without an end: its rows, and no recommendation."""
+    try:
+        question = msgspec.json.decode(row.question, type=Question)
+    except msgspec.MsgspecError:
+        question = Question()
+    last = max((record.started_at + record.seconds for record in trials), default=row.started_at)
+    return StudyResult(
+        study=row.id,
+        question=question,
+        model=row.model,
+        engine=row.engine_key,
+        host=row.host_key,
+        engine_loads=row.loads,
+        seconds=max(last - row.started_at, 0.0),
+        started_at=row.started_at,
+        baselines=tuple(
+            Baseline(
+                name=record.trial.purpose.removeprefix(_BASELINE), knobs=record.trial.knobs, record=record
+            )
+            for record in trials
+            if record.trial.purpose.startswith(_BASELINE)
+        ),
+        trials=tuple(trials),
+        decisions=tuple(
+            Decision(sequence=d.sequence, kind=d.kind, text=d.text, evidence=d.evidence, knobs=d.knobs)
+            for d in decisions
+        ),
+        chosen=None,
+        profile=None,
+        verdict="The study was cut off before its end. Start the same «narthex tune» again: it goes on.",
+        soaks=tuple(soak.report for soak in soaks),
+        soaked_knobs=tuple(soak.knobs for soak in soaks),
+        finished=False,
+    )
+
+
+def pictures(result: StudyResult) -> tuple[tuple[MemoryPicture, ...], str]:
+    """The memory pictures of the winner, or none and the reason.
+
+    The devices are those that the study saw (``extra["devices"]``, as :class:`narthex.memory.plan.Device`).
+    """
+    if result.chosen is None:
+        return (), "nothing is recommended, so there is no setting to draw."
+    if result.model is None or not Path(result.model.path).is_file():
+        return (), "the model file is not there any more."
+    from narthex.models.gguf import inspect_file
+
+    try:
+        inspection = inspect_file(result.model.path)
+        if inspection.identity != result.model.identity:
+            return (), "the model file has changed since the study."
+        devices = msgspec.convert(result.extra.get("devices", ()), type=tuple[Device, ...])
+        return picture_memory(inspection, result.chosen, devices or _MAIN_MEMORY), ""
+    except msgspec.ValidationError:
+        return (), "the study's devices can't be read."
+    except NarthexError as error:
+        return (), error.message

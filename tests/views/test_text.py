@@ -1,0 +1,125 @@
+"""What a person reads at the end of a study."""
+
+from __future__ import annotations
+
+import msgspec
+
+from narthex.outcomes import Outcome
+from narthex.testing.studies import CHOSEN, OOM_LINE, failure, record, soak_report, study_result
+from narthex.views.figures import chosen_speed, is_proven, soak_seconds
+from narthex.views.table import table, width
+from narthex.views.text import (
+    OUTCOME_WORDS,
+    compared,
+    decision_lines,
+    format_duration_fine,
+    observation_words,
+    study_table,
+    trial_table,
+)
+
+
+def test_the_table_shows_before_after_why_limit_and_proof() -> None:
+    text = study_table(study_result())
+    assert "engine's own placement      27.6 s  9.80 t/s    921 t/s  5.52× as long" in text
+    assert "» narthex                   5.00 s  55.2 t/s  1,661 t/s" in text
+    assert "Why this setting: All 65 layers fit" in text
+    assert "What limits it: the card's memory bandwidth" in text
+    assert "Proven: in its soak it survived 2 min 30 s, 12 turns" in text
+    assert "Doubt: the card was at 83 °C" in text
+    assert "narthex profile export deepseek-32b-fastest --format llama-server" in text
+    assert "narthex report 20261122-1a2b3c" in text
+
+
+def test_the_lines_fit_a_usual_terminal() -> None:
+    assert max(width(line) for line in study_table(study_result()).splitlines()) <= 100
+
+
+def test_the_figures_come_from_the_confirming_trials() -> None:
+    assert chosen_speed(study_result()).turn_s == 5.0
+
+
+def test_a_study_without_a_winner_says_so_and_shows_no_profile() -> None:
+    result = msgspec.structs.replace(
+        study_result(), chosen=None, profile=None, verdict="No setting loaded.", soaks=(), soaked_knobs=()
+    )
+    text = study_table(result)
+    assert "No recommendation: No setting loaded." in text
+    assert "» narthex" not in text
+    assert "profile export" not in text
+    assert "Proven" not in text
+
+
+def test_a_tie_is_called_a_tie() -> None:
+    text = study_table(msgspec.structs.replace(study_result(), tie=True))
+    assert "It is a tie" in text
+
+
+def test_without_a_soak_it_is_not_proven() -> None:
+    result = msgspec.structs.replace(study_result(), soaks=(), soaked_knobs=())
+    assert not is_proven(result)
+    assert "Not proven: it was not soaked." in study_table(result)
+    assert "narthex soak deepseek-32b-fastest" in study_table(result)
+
+
+def test_a_soak_of_another_setting_proves_nothing() -> None:
+    result = msgspec.structs.replace(study_result(), soaked_knobs=(CHOSEN.with_(num_ctx=4096),))
+    assert not is_proven(result)
+    assert soak_seconds(result) == 0
+
+
+def test_a_failed_soak_is_told_with_its_reason() -> None:
+    bad = soak_report(Outcome.UNSTABLE, "VRAM grew by 12 MiB/s")
+    result = msgspec.structs.replace(study_result(), soaks=(bad,))
+    assert "Not proven: the soak ended badly" in study_table(result)
+    assert "VRAM grew by 12 MiB/s" in study_table(result)
+
+
+def test_a_demo_says_that_it_is_one() -> None:
+    result = study_result()
+    demo = msgspec.structs.replace(result, question=msgspec.structs.replace(result.question, demo=True))
+    assert "This is a demo" in study_table(demo)
+
+
+def test_every_outcome_has_words() -> None:
+    assert set(OUTCOME_WORDS) == set(Outcome)
+
+
+def test_a_failure_keeps_the_line_that_proves_it() -> None:
+    assert observation_words(failure()) == f"out of memory while loading: {OOM_LINE}"
+
+
+def test_a_finished_trial_is_one_line_of_figures() -> None:
+    line = observation_words(study_result().trials[3].observation)
+    assert line == "turn 5.10 s · answer 54.6 t/s · prompt 1,627 t/s · load 6.10 s · VRAM 19.3 GiB"
+
+
+def test_trials_and_decisions_are_listed_in_time_order() -> None:
+    result = study_result()
+    rows = trial_table(result.trials).splitlines()[2:]
+    assert [row.split()[0] for row in rows] == [str(number) for number in range(1, 9)]
+    assert "out_of_memory" in rows[2]
+    assert [line.split()[1] for line in decision_lines(result).splitlines() if line[:3].strip()] == [
+        "try:",
+        "backoff:",
+        "confirm:",
+        "recommend:",
+    ]
+
+
+def test_ratios_read_like_speech() -> None:
+    assert compared(10.0, 5.0) == "2.00× as long"
+    assert compared(5.05, 5.0) == "the same (±2%)"
+    assert compared(None, 5.0) == ""
+    assert format_duration_fine(0.1234) == "0.123 s"
+
+
+def test_columns_line_up_with_wide_and_combining_characters() -> None:
+    lines = table(("name", "n"), [("日本", "1"), ("e\u0301", "22")], right="lr").splitlines()
+    assert lines == ["name   n", "────  ──", "日本   1", "e\u0301     22"]
+
+
+def test_a_record_without_times_is_no_winner() -> None:
+    result = msgspec.structs.replace(study_result(), trials=(record(1, CHOSEN, failure()),))
+    assert chosen_speed(result).turn_s is None
+    assert "?" in study_table(result)
