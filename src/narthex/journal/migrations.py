@@ -86,7 +86,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration(
-        "profiles and soaks",
+        "profiles and soaks; trials by study",
         (
             """CREATE TABLE profiles (
                 id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, model_identity TEXT NOT NULL,
@@ -95,6 +95,7 @@ MIGRATIONS: tuple[Migration, ...] = (
                 id INTEGER PRIMARY KEY AUTOINCREMENT, study TEXT REFERENCES studies(id), profile TEXT,
                 knobs TEXT NOT NULL, outcome TEXT NOT NULL, seconds REAL NOT NULL, report TEXT NOT NULL,
                 at REAL NOT NULL)""",
+            "CREATE INDEX trials_by_study ON trials(study)",
             "CREATE INDEX profiles_by_name ON profiles(name)",
             "CREATE INDEX soaks_by_study ON soaks(study)",
             "CREATE INDEX soaks_by_profile ON soaks(profile)",

@@ -1,0 +1,132 @@
+"""``narthex journal`` as a person calls it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from narthex.cli.failure import run
+from narthex.cli.main import command
+from narthex.errors import ExitCode
+from narthex.journal.journal import Journal
+from narthex.outcomes import Outcome
+from narthex.testing.samples import KNOBS, MODEL, soak_report, trial_record
+
+
+@pytest.fixture
+def study() -> str:
+    """A finished study with a failure, a back-off and a soak."""
+    with Journal.open() as journal:
+        identifier = journal.begin_study(
+            key="k",
+            question=b'{"goal":"fastest"}',
+            model=MODEL,
+            engine_key="llama-server b1",
+            host_key="h",
+            argv=["tune", "demo"],
+        )
+        journal.append_decision(identifier, 1, "try", "the plan expects it to fit", "", KNOBS)
+        journal.append_trial(identifier, trial_record(1, outcome=Outcome.OUT_OF_MEMORY))
+        journal.append_decision(identifier, 2, "backoff", "less context", "cudaMalloc failed", KNOBS)
+        journal.append_trial(identifier, trial_record(2))
+        journal.append_soak(study=identifier, knobs=KNOBS, report=soak_report())
+        journal.finish_study(identifier, verdict="All layers fit.", result=b"{}")
+        return identifier
+
+
+def call(*words: str) -> int:
+    return run(command, ["journal", *words])
+
+
+def test_list_shows_one_line_a_study(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("list") == ExitCode.OK
+    line = capsys.readouterr().out.splitlines()[-1]
+    for word in (study, "Demo 7B", "fastest", " 2 ", "All layers fit."):
+        assert word in line
+
+
+def test_list_says_how_to_begin_when_there_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("list") == ExitCode.OK
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "narthex tune MODEL" in err
+
+
+def test_list_says_that_an_unfinished_study_can_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    with Journal.open() as journal:
+        journal.begin_study(key="k", question=b"{}", model=None, engine_key="e", host_key="h", argv=[])
+    call("list")
+    assert "not finished" in capsys.readouterr().out
+
+
+def test_list_json_has_the_same_facts(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("list", "--json") == ExitCode.OK
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["id"], row["goal"], row["engine_loads"], row["finished"]) == (study, "fastest", 2, True)
+
+
+@pytest.mark.parametrize("name", ["last", "the id", "the beginning"])
+def test_show_tells_the_steps_with_their_reasons(
+    study: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("show", {"last": "last", "the id": study, "the beginning": study[:-2]}[name]) == ExitCode.OK
+    text = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "command: tune demo",
+        "try: the plan expects it to fit",
+        "backoff: less context",
+        "evidence: cudaMalloc failed",
+        "out of memory",
+        "turn 4.50 s",
+        "survived",
+        "All layers fit.",
+    ):
+        assert words in text
+
+
+def test_show_of_an_unknown_study_is_one_sentence(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("show", "nonsense") == ExitCode.JOURNAL
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "has no study «nonsense»" in err
+    assert "Traceback" not in err
+
+
+def test_show_json_is_the_studys_export(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("show", "last", "--json") == ExitCode.OK
+    document = json.loads(capsys.readouterr().out)
+    assert document["id"] == study
+    assert [trial["outcome"] for trial in document["trials"]] == ["out_of_memory", "done"]
+
+
+def test_export_gives_one_study_or_everything(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("export", study, "--json") == ExitCode.OK
+    assert "profiles" not in json.loads(capsys.readouterr().out)
+    assert call("export", "--all") == ExitCode.OK
+    assert json.loads(capsys.readouterr().out)["profiles"] == []
+
+
+@pytest.mark.parametrize("words", [(), ("last", "--all")])
+def test_export_needs_to_know_what(
+    study: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("export", *words) == ExitCode.USAGE
+    assert "--all" in capsys.readouterr().err
+
+
+def test_a_note_is_kept_and_shown_with_its_study(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("note", "the fan was loud", "--study", study[:-1]) == ExitCode.OK
+    assert call("note", "a remark on nothing") == ExitCode.OK
+    capsys.readouterr()
+    call("show", study)
+    text = capsys.readouterr().out
+    assert "note: the fan was loud" in text
+    assert "a remark on nothing" not in text
+    call("export", "--all")
+    assert [note["text"] for note in json.loads(capsys.readouterr().out)["notes"]] == ["a remark on nothing"]
+
+
+def test_an_empty_note_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("note", "  ") == ExitCode.USAGE
+    assert "empty" in capsys.readouterr().err
