@@ -82,7 +82,7 @@ def export_(name: str, form: str) -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--engine", "engine_path", metavar="FILE", help="The llama-server to use.")
+@click.option("--engine-path", "engine_path", metavar="FILE", help="The llama-server to use.")
 @json_option
 def verify(name: str, engine_path: str | None, as_json: bool) -> int:
     """Prove a profile again, in one load. Exit code 0: it holds; 1: it does not."""
