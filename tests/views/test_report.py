@@ -234,7 +234,8 @@ def test_no_page_is_wider_than_its_window(tmp_path: Path, width: int) -> None:
     flags = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
         "--disable-component-update --disable-sync --hide-scrollbars --allow-file-access-from-files "
-        f"--virtual-time-budget=5000 --window-size=1300,4200 --user-data-dir={tmp_path / 'profile'} --dump-dom"
+        "--virtual-time-budget=5000 --window-size=1300,4200 --dump-dom "
+        f"--user-data-dir={tmp_path / 'profile'}"
     )
     said = subprocess.run(
         [browser, *flags.split(), f"file://{tmp_path / 'frame.html'}"],
