@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from narthex import paths
@@ -50,12 +51,14 @@ def demo_model() -> Path:
         package.assemble(half, overwrite=True)  # checks the sum of what it wrote
         half.replace(target)
     except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise ModelFileError(
-            f"The built-in model could not be written to {target.parent}: {error}.",
+            f"The built-in model could not be written to {target.parent}: {reason}.",
             hint=f"It needs {size / 1e6:.0f} MB there; $NARTHEX_CACHE names another folder.",
         ) from None
     finally:
-        half.unlink(missing_ok=True)
+        with suppress(OSError):
+            half.unlink()
     return target
 
 

@@ -17,6 +17,7 @@ from narthex.models.parts import check_parts, find_parts
 from narthex.models.projector import find_projector
 from narthex.models.quants import MIXES
 
+_MAX_STATE = 2**40  # bytes; kimi-linear keeps 2 MB
 _MAX_LAYERS = 1024  # LLAMA_MAX_LAYERS of b11434 is 512
 
 
@@ -54,6 +55,8 @@ def _inspection(headers: list[Header], meta: Metadata, layers: int) -> Inspectio
     first = headers[0]
     tensors = tuple(tensor for header in headers for tensor in header.tensors)
     shapes, gaps = layer_shapes(meta, layers, tensors)
+    if (state := max(shape.state_bytes for shape in shapes)) > _MAX_STATE:
+        _refuse(first.path, f"claims a recurrent state of {state:,} bytes a layer")
     type_bytes, group_bytes = Counter[str](), dict.fromkeys(GROUPS, 0)
     for tensor in tensors:
         type_bytes[tensor.type_name] += tensor.nbytes

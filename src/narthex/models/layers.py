@@ -13,6 +13,7 @@ _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 _EXPERTS = re.compile(r"ffn_\w+_(?:ch)?exps\b|ffn_(?:gate|up|down)\.\d+\.")
 _STATE = re.compile(r"ssm_|time_mix|shortconv")
 _CACHE = re.compile(r"attn_(?:k|v|qkv|k_b|kv_a_mqa|kv_b)\.")
+_TOO_LARGE = 2**31  # engines read these as 32-bit numbers
 _F32 = 4  # bytes: engines keep states unquantised
 
 
@@ -23,17 +24,17 @@ class Metadata:
         self.architecture, self.values = architecture, values
 
     def number(self, key: str) -> int | None:
-        """A whole number from zero up."""
+        """A whole number from zero up; a size that no model has counts as absent."""
         value = self.values.get(f"{self.architecture}.{key}")
-        return value if type(value) is int and value >= 0 else None
+        return value if type(value) is int and 0 <= value < _TOO_LARGE else None
 
     def numbers(self, key: str, count: int) -> list[int] | None:
         """One whole number a layer: a list in the file, or one number that holds for all."""
         value = self.values.get(f"{self.architecture}.{key}")
         if isinstance(value, tuple):
-            if len(value) < count or any(not isinstance(item, int) or item < 0 for item in value):
+            if len(value) < count or not all(type(item) is int and 0 <= item < _TOO_LARGE for item in value):
                 return None
-            return [int(item) for item in value[:count]]
+            return list(value[:count])
         single = self.number(key)
         return None if single is None else [single] * count
 
