@@ -30,6 +30,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     source: str  # "flag", "environment", "PATH", "ollama", "wheel"
     build: str  # "b11434", or what --version says where it has no build number
     flags: frozenset[str]
+    traits: frozenset[str] = frozenset()  # what flags mean in this build; see engines.llama_probe
     devices: tuple[EngineDevice, ...]
     fit_params: str | None = None  # llama-fit-params beside it
     extra_args: tuple[str, ...] = ()  # given to every start, e.g. --rpc 127.0.0.1:50052
@@ -62,6 +63,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     ubatch: int | None = None
     flash_attn: bool | None = None
     fit: str | None = None  # what the engine's own placement decided, in its words
+    gaps: tuple[str, ...] = ()  # what is unknown, or was done differently from what was asked
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,192 @@
+"""Why a llama-server ended: one typed outcome, with the line that proves it.
+
+A failure is only called a memory failure where a line says so, or the kernel does. A signal alone is a crash.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Sequence
+
+from narthex.engines._base import Failure
+from narthex.outcomes import Outcome
+from narthex.units import MIB
+
+# Lines that prove that an allocation failed; the first one is the cause, later ones repeat it.
+_MEMORY = re.compile(
+    r"cudaMalloc failed: out of memory|hipMalloc failed"
+    r"|(?:CUDA|ROCm|MUSA|HIP) error: out of memory|CU(?:DA)?_ERROR_OUT_OF_MEMORY"
+    r"|CUBLAS_STATUS_ALLOC_FAILED|the resource allocation failed"
+    r"|ErrorOutOf(?:Device|Host)Memory|OutOf(?:Device|Host)MemoryError|Device memory allocation of size"
+    r"|failed to allocate \S+ buffer of size|failed to allocate buffer|failed to allocate compute"
+    r"|failed to allocate output buffer|unable to allocate \S+ buffer|insufficient memory"
+    r"|Failed to allocate input buffer|graph allocation: failed to reserve memory"
+    r"|std::bad_alloc|Cannot allocate memory|GGML_ASSERT\(ctx->mem_buffer != NULL\)"
+    r"|OUT_OF_(?:DEVICE|HOST)_MEMORY|CallbackErrorOutOfMemory"
+    r"|failed to allocate +[\d.]+ MB|failed to allocate memory",
+    re.IGNORECASE,
+)
+# Not a failure: pinned memory falls back to ordinary memory.
+_HARMLESS = re.compile(r"pinned memory")
+# What stood before this was tried again with less, and went on.
+_TRIED_AGAIN = re.compile(r"retrying without pipeline parallelism|, retrying\b")
+_BYTES = (
+    (re.compile(r"allocating ([\d.]+) MiB on device"), MIB),
+    (re.compile(r"buffer of size ([\d.]+) MiB"), MIB),
+    (re.compile(r"buffer of size (\d+)"), 1),
+    (re.compile(r"memory allocation of size (\d+)"), 1),
+    (re.compile(r"attempted to allocate +([\d.]+) MB"), MIB),
+    (re.compile(r"failed to allocate +([\d.]+) MB"), MIB),
+)
+
+_KNOWN: tuple[tuple[Outcome, re.Pattern[str]], ...] = (
+    (
+        Outcome.PORT_IN_USE,
+        re.compile(r"couldn't bind|couldn't start HTTP listener|address already in use", re.IGNORECASE),
+    ),
+    (
+        Outcome.UNSUPPORTED_FLAG,
+        re.compile(
+            r"error: invalid argument|error: unknown argument|unrecognized option"
+            r"|the argument has been removed|error while handling argument.*(?:removed|unknown argument)"
+        ),
+    ),
+    (
+        Outcome.UNSUPPORTED_SETTING,
+        re.compile(
+            r"quantized V cache requires|V cache quantization requires|requires flash_attn"
+            r"|Flash Attention.*required|error while handling argument|Unsupported cache type"
+            r"|K cache quantization|not supported (?:with|for) (?:this|the) "
+            r"|error: unknown value for|head size.*not (?:divisible|a multiple)"
+        ),
+    ),
+    (
+        Outcome.UNSUPPORTED_ARCHITECTURE,
+        re.compile(
+            r"unknown model architecture|unsupported model architecture|unknown pre-tokenizer type"
+            r"|unknown tokenizer|unsupported model format"
+        ),
+    ),
+    (
+        Outcome.CORRUPT_FILE,
+        re.compile(
+            r"invalid magic|invalid file magic|bad GGUF|GGUFv1 is no longer supported|failed to read"
+            r"|is extremely large, is there a mismatch|not within the file bounds|corrupted"
+            r"|invalid GGUF|gguf_init_from_\w+: |exceeds file size|unexpectedly reached end of file"
+            r"|read error: |invalid model: |missing tensor|wrong number of tensors|tensor '.*' not found"
+            r"|key not found in model|wrong (?:type|array)|has invalid (?:ggml type|number|data)"
+            r"|failed to open|has offset \d+, expected|invalid split|tensor '.*' has wrong shape"
+        ),
+    ),
+)
+_TELLING = re.compile(
+    r"\berror\b|\bfailed\b|GGML_ASSERT|GGML_ABORT|terminate called|what\(\):|\bfatal\b"
+    r"|crashed or returned malformed|cannot open shared object|command not found",
+    re.IGNORECASE,
+)
+# These only repeat that something failed.
+_EMPTY_WORDS = re.compile(
+    r"exiting due to|failed to load model\b|failed to create[_ ]context|cleaning up|fitting params"
+    r"|encountered an error while trying to fit"
+)
+_PREFIX = re.compile(r"^(?:\d+\.\d\d\.\d{3}\.\d{3} )?(?:[A-Z] )?\s*")
+
+
+def explain_exit(
+    lines: Sequence[str], exit_code: int | None, *, loaded: bool, oom_kills: int | None = None
+) -> Failure:
+    """The failure behind an exit.
+
+    ``exit_code`` is negative for a signal. ``loaded`` is whether the engine had become ready: memory that is
+    missing then is missing for computing. ``oom_kills`` is how many processes the kernel's oom-killer ended
+    meanwhile on this machine, None where the kernel does not tell; a SIGKILL without any is somebody's.
+    """
+    if exit_code == -signal.SIGKILL:
+        return _killed(lines, oom_kills)
+    if (line := _memory_line(lines)) is not None:
+        outcome = Outcome.OUT_OF_MEMORY_COMPUTE if loaded else Outcome.OUT_OF_MEMORY
+        return Failure(
+            outcome=outcome, line=_clean(line), exit_code=exit_code, requested_bytes=_requested(lines, line)
+        )
+    if not loaded:
+        for outcome, pattern in _KNOWN:
+            if (found := next((line for line in lines if pattern.search(line)), None)) is not None:
+                return Failure(outcome=outcome, line=_clean(found), exit_code=exit_code)
+    if exit_code is not None and exit_code < 0:
+        return _signalled(lines, exit_code)
+    line = _telling(lines) or _last(lines) or "It printed nothing."
+    return Failure(outcome=Outcome.FAILED, line=line, exit_code=exit_code)
+
+
+def signal_name(number: int) -> str:
+    """``SIGSEGV`` for 11; «signal 99» where there is no such name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def requested_bytes(line: str) -> int | None:
+    """The size of the allocation that failed, where the line tells."""
+    for pattern, unit in _BYTES:
+        if found := pattern.search(line):
+            return round(float(found[1]) * unit)
+    return None
+
+
+def _killed(lines: Sequence[str], oom_kills: int | None) -> Failure:
+    code = -int(signal.SIGKILL)
+    last = f" Its last line: {_last(lines)}" if _last(lines) else ""
+    if oom_kills == 0:
+        why = "SIGKILL from outside; the kernel's oom-killer ended nothing meanwhile."
+        return Failure(outcome=Outcome.CRASHED, line=why + last, exit_code=code)
+    why = (
+        "SIGKILL that narthex did not send; the kernel does not tell whether its oom-killer sent it."
+        if oom_kills is None
+        else f"SIGKILL by the kernel's oom-killer (oom_kill rose by {oom_kills})."
+    )
+    return Failure(outcome=Outcome.KILLED_BY_KERNEL, line=why + last, exit_code=code)
+
+
+def _signalled(lines: Sequence[str], exit_code: int) -> Failure:
+    name = signal_name(-exit_code)
+    line = _telling(lines) or _last(lines)
+    return Failure(
+        outcome=Outcome.CRASHED,
+        line=f"{name}: {line}" if line else f"{name}, without a word.",
+        exit_code=exit_code,
+    )
+
+
+def _memory_line(lines: Sequence[str]) -> str | None:
+    """The first line that proves a failed allocation which was not tried again with success."""
+    found: str | None = None
+    for line in lines:
+        if _TRIED_AGAIN.search(line):
+            found = None
+        elif found is None and _MEMORY.search(line) and not _HARMLESS.search(line):
+            found = line
+    return found
+
+
+def _requested(lines: Sequence[str], line: str) -> int | None:
+    """From the proving line, else from the first line after it that tells a size."""
+    start = next(index for index, text in enumerate(lines) if text is line)
+    nearby = (requested_bytes(text) for text in lines[start : start + 12] if _MEMORY.search(text))
+    return next((size for size in nearby if size is not None), None)
+
+
+def _telling(lines: Sequence[str]) -> str | None:
+    """The last line that names an error and does not only repeat that there was one."""
+    told = [line for line in lines if _TELLING.search(line) and not _EMPTY_WORDS.search(line)]
+    return _clean(told[-1]) if told else None
+
+
+def _last(lines: Sequence[str]) -> str | None:
+    return next((_clean(line) for line in reversed(lines) if line.strip()), None)
+
+
+def _clean(line: str) -> str:
+    """Without the log prefix; at most 500 characters."""
+    return _PREFIX.sub("", line).strip()[:500]

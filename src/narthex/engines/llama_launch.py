@@ -1,0 +1,266 @@
+"""A running llama-server: started, watched until it is ready, and stopped without leaving anything behind."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from narthex.engines._base import DeviceBuffers, Engine, Failure, LaunchFailed, LoadReport, StopReport
+from narthex.engines.child import CannotStart, Child
+from narthex.engines.llama_arguments import LOOPBACK, FlagMissing, arguments
+from narthex.engines.llama_exit import explain_exit
+from narthex.engines.llama_log import parse_load
+from narthex.engines.llama_probe import environment
+from narthex.engines.oom import oom_kills, oom_kills_since
+from narthex.engines.progress import StallWatch
+from narthex.knobs import KnobValues
+from narthex.outcomes import Outcome
+
+POLL_S = 0.025  # between two looks at /health: readiness is found within 50 ms of truth
+HEALTH_S = 1.0  # one look may take this long
+PORT_TRIES = 4
+STOP_S = 10.0  # SIGTERM until SIGKILL
+_LISTENING = re.compile(r"listening on|model loaded|all slots are idle")
+
+Watch = Callable[[str, float | None], None]
+
+
+def _nobody(stage: str, share: float | None) -> None:
+    """A watch that tells no one."""
+
+
+def launch(
+    engine: Engine,
+    model_path: str | Path,
+    knobs: KnobValues,
+    *,
+    log_dir: Path,
+    timeout_s: float = 600,
+    stall_s: float = 120,
+    watch: Watch | None = None,
+) -> LlamaServer:
+    """Start it and wait until it answers. Raises LaunchFailed with the typed reason.
+
+    ``timeout_s`` is for the whole load; ``stall_s`` for a time without any output, CPU or disk work.
+    ``watch`` is called with («loading», None) about every quarter of a second.
+
+    Two things are tried again: a port that somebody else took in the meantime, and, once and with
+    ``--no-repack``, a crash while loading on a CPU with AMX, where some builds die in their repacked
+    kernels. The second is told in ``report.gaps``.
+    """
+    attempt = _Attempt(engine, model_path, knobs, log_dir, timeout_s, stall_s, watch or _nobody)
+    tries = 1
+    while True:
+        try:
+            return attempt.run()
+        except LaunchFailed as failed:
+            if failed.failure.outcome is Outcome.PORT_IN_USE and tries < PORT_TRIES:
+                tries += 1
+            elif not attempt.no_repack and _amx_crash(engine, failed.failure):
+                attempt.no_repack = True
+            else:
+                raise
+
+
+class LlamaServer:
+    """A llama-server that answers. Leaving it as a context manager stops it."""
+
+    def __init__(self, child: Child, url: str, log_path: Path, kills_before: int | None) -> None:
+        self.url = url
+        self.log_path = log_path
+        self.load_s = 0.0
+        self.report = LoadReport()
+        self._child = child
+        self._kills_before = kills_before
+        self._stopped: StopReport | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of llama-server itself."""
+        return self._child.pid
+
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._child.alive()
+
+    def failure(self) -> Failure | None:
+        """Why it ended; None while it runs, and after a :meth:`stop` that was asked for."""
+        if self.alive() or self._stopped is not None:
+            return None
+        return explain_exit(
+            self.tail(2_000),
+            self._child.exit_code,
+            loaded=True,
+            oom_kills=oom_kills_since(self._kills_before),
+        )
+
+    def tail(self, lines: int = 40) -> list[str]:
+        """The newest lines of its output."""
+        return self._child.output.tail(lines)
+
+    def stop(self) -> StopReport:
+        """SIGTERM, then SIGKILL; returns once the process is gone and, on a GPU, its memory is back."""
+        if self._stopped is None:
+            self._stopped = self._stop()
+        return self._stopped
+
+    def __enter__(self) -> LlamaServer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def _stop(self) -> StopReport:
+        from narthex.host.gpu import VramReturn
+
+        start = time.monotonic()
+        on_gpus = sum(row.model_bytes + row.context_bytes + row.compute_bytes for row in self._gpu_buffers())
+        memory = VramReturn(self.pid, on_gpus)
+        gentle = self._child.end(STOP_S)
+        return StopReport(
+            exit_code=self._child.exit_code,
+            gentle=gentle,
+            seconds=time.monotonic() - start,
+            vram_back=memory.is_back() if on_gpus else None,
+        )
+
+    def _gpu_buffers(self) -> list[DeviceBuffers]:
+        """Of cards in this machine: neither main memory nor a remote device."""
+        return [row for row in self.report.buffers if row.device != "Host" and "RPC" not in row.device]
+
+
+@dataclass
+class _Attempt:
+    """One question to the engine: start with these knobs. May be run several times."""
+
+    engine: Engine
+    model_path: str | Path
+    knobs: KnobValues
+    log_dir: Path
+    timeout_s: float
+    stall_s: float
+    watch: Watch
+    no_repack: bool = False
+
+    def run(self) -> LlamaServer:
+        """A ready server. Raises LaunchFailed; then nothing runs any more."""
+        port = free_port()
+        command = self._command(port)
+        log_path = self.log_dir / f"llama-server-{time.strftime('%Y%m%d-%H%M%S')}-{port}.log"
+        before = oom_kills()
+        try:
+            child = Child(command, env=environment(self.engine.env), log=log_path)
+        except CannotStart as error:
+            failure = Failure(outcome=Outcome.FAILED, line=f"{self.engine.path} can't be started: {error}")
+            raise LaunchFailed(failure, log_path, 0.0) from None
+        server = LlamaServer(child, f"http://{LOOPBACK}:{port}", log_path, before)
+        try:
+            failure_or_none = self._until_ready(child, port)
+            server.load_s = time.monotonic() - child.started_at
+            if failure_or_none is not None:
+                child.end()
+                raise LaunchFailed(failure_or_none, log_path, server.load_s)
+            server.report = self._report(child)
+        except BaseException:
+            child.end()
+            raise
+        return server
+
+    def _command(self, port: int) -> list[str]:
+        try:
+            command = arguments(self.engine, self.model_path, self.knobs, port)
+        except FlagMissing as missing:
+            raise LaunchFailed(missing.failure, None, 0.0) from None
+        return [*command, "--no-repack"] if self.no_repack else command
+
+    def _until_ready(self, child: Child, port: int) -> Failure | None:
+        """None once /health answers 200; the failure where it ended, stalled or took too long."""
+        before = oom_kills()
+        stall = StallWatch(child.pid, self.stall_s)
+        seen, told_at = 0, 0.0
+        while child.alive():
+            if is_ready(port) and child.alive():
+                return None
+            now = time.monotonic()
+            if now - told_at > 0.25:
+                told_at = now
+                self.watch("loading", None)
+            if now - child.started_at > self.timeout_s:
+                return self._late(Outcome.TIMEOUT, f"Not ready after {self.timeout_s:.0f} s.", child)
+            if stall.stalled(child.output.last_at):
+                words = f"No output, no CPU and no disk work for {self.stall_s:.0f} s."
+                return self._late(Outcome.STALLED, words, child)
+            seen = _pause(child, seen)
+        return explain_exit(
+            child.output.head(), child.exit_code, loaded=False, oom_kills=oom_kills_since(before)
+        )
+
+    def _late(self, outcome: Outcome, words: str, child: Child) -> Failure:
+        last = next((line for line in reversed(child.output.tail(20)) if line.strip()), "nothing")
+        return Failure(outcome=outcome, line=f"{words} Its last line: {last}")
+
+    def _report(self, child: Child) -> LoadReport:
+        report = parse_load(child.output.head())
+        if not self.no_repack:
+            return report
+        gap = "Started with --no-repack: without it this build crashed while loading on this CPU (AMX)."
+        return msgspec.structs.replace(report, gaps=(*report.gaps, gap))
+
+
+def is_ready(port: int) -> bool:
+    """Whether ``/health`` says 200. Refused (not listening yet) and 503 (loading) are no."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=HEALTH_S)
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def has_amx() -> bool:
+    """Whether the CPU has AMX: matrix tiles that some builds' repacked kernels crash on."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return "amx_tile" in flags or "amx_int8" in flags
+
+
+def _amx_crash(engine: Engine, failure: Failure) -> bool:
+    signals = (-signal.SIGSEGV, -signal.SIGILL)
+    known = "--no-repack" in engine.flags and not {"--no-repack", "-nr"} & set(engine.extra_args)
+    return failure.outcome is Outcome.CRASHED and failure.exit_code in signals and known and has_amx()
+
+
+def _pause(child: Child, seen: int) -> int:
+    """Until the next look: a line that promises readiness cuts it short."""
+    until = time.monotonic() + POLL_S
+    while (left := until - time.monotonic()) > 0:
+        count = child.output.wait(seen, left)
+        new = child.output.tail(count - seen) if count > seen else []
+        seen = count
+        if not child.alive() or any(_LISTENING.search(line) for line in new):
+            break
+    return seen
+
+
+__all__ = ["LlamaServer", "free_port", "has_amx", "is_ready", "launch"]

@@ -1,0 +1,30 @@
+"""llama-server: find it, ask it, start it, read it, explain its end.
+
+The engine module that others call; each step has a file of its own beside it:
+:mod:`~narthex.engines.llama_find` (where binaries lie), :mod:`~narthex.engines.llama_probe` (what one is),
+:mod:`~narthex.engines.llama_arguments` (knobs to flags),
+:mod:`~narthex.engines.llama_launch` (a running one), :mod:`~narthex.engines.llama_log` (its load report), :mod:`~narthex.engines.llama_exit` (why it ended).
+"""
+
+from __future__ import annotations
+
+from narthex.engines.llama_arguments import arguments, knob_arguments
+from narthex.engines.llama_exit import explain_exit
+from narthex.engines.llama_find import find_engine, find_engines, survey
+from narthex.engines.llama_launch import LlamaServer, launch
+from narthex.engines.llama_log import parse_load
+from narthex.engines.llama_probe import probe, refresh
+
+__all__ = [
+    "LlamaServer",
+    "arguments",
+    "explain_exit",
+    "find_engine",
+    "find_engines",
+    "knob_arguments",
+    "launch",
+    "parse_load",
+    "probe",
+    "refresh",
+    "survey",
+]
