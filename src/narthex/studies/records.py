@@ -42,6 +42,9 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     strategy: str = "guided"
     seed: int = 0
     demo: bool = False
+    pins: dict[str, Any] = {}  # knobs that the user has fixed: name → value
+    current: KnobValues | None = None  # what the user says that they run now
+    budget_s: float | None = None  # no new load of the search is begun after this much time
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):

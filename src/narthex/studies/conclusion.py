@@ -1,0 +1,133 @@
+"""From measured trials to an answer: the winner against the best baseline, and what limits it. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from narthex.knobs import KnobValues
+from narthex.outcomes import Outcome
+from narthex.studies.objective import best_record, measured_utility, turn_speeds
+from narthex.studies.records import Baseline, Question
+from narthex.studies.space import Space
+from narthex.trials.observation import Observation
+from narthex.trials.trial import TrialRecord
+from narthex.trials.verdict import Judgement, compare
+
+BASELINE_WORDS = {
+    "current": "what you have now",
+    "house": "the house defaults",
+    "engine": "the engine's own placement",
+}
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """The setting to recommend (None: none), why, and whether it was a tie."""
+
+    knobs: KnobValues | None
+    verdict: str
+    tie: bool = False
+    evidence: str = ""
+
+
+def best_baseline(question: Question, space: Space, baselines: Sequence[Baseline]) -> Baseline | None:
+    """The baseline of the highest utility that can be compared."""
+    records = space.comparable([row.record for row in baselines if row.record])
+    best = best_record(question, records)
+    return next((row for row in baselines if best is not None and row.record == best), None)
+
+
+def own_best(question: Question, space: Space, history: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The best setting with explicit layers: one that does not depend on what is free at the time."""
+    explicit = [record for record in history if record.trial.knobs.gpu_layers is not None]
+    return best_record(question, space.comparable(explicit))
+
+
+def judge_against(
+    question: Question, winner: TrialRecord, rival: Baseline, history: Sequence[TrialRecord]
+) -> Answer:
+    """The winner against the best baseline: from the confirming trials where there are any."""
+    mine, theirs = winner.trial.knobs, rival.knobs
+    assert rival.record is not None
+    words = BASELINE_WORDS.get(rival.name, rival.name)
+    if mine == theirs:
+        return Answer(knobs=mine, verdict=f"Nothing tried is better than {words}.", tie=True)
+    outcome = compare(_observations(history, mine), _observations(history, theirs))
+    evidence = "; ".join(outcome.reasons)
+    if outcome.judgement is Judgement.TIE:
+        larger = mine if mine.num_ctx >= theirs.num_ctx else theirs
+        more = f" The larger context of {larger.num_ctx} wins." if mine.num_ctx != theirs.num_ctx else ""
+        verdict = f"A tie with {words}: {_lower(outcome.text)}{more}"
+        return Answer(knobs=larger, verdict=verdict, tie=True, evidence=evidence)
+    if outcome.judgement is Judgement.FASTER:
+        assert outcome.ratio is not None
+        verdict = f"A turn takes {outcome.ratio:.2f} of the time of {words}{_context(mine, theirs)}."
+        return Answer(knobs=mine, verdict=verdict, evidence=evidence)
+    ours, other = measured_utility(question, winner), measured_utility(question, rival.record)
+    if outcome.judgement is Judgement.SLOWER and (other is None or (ours is not None and ours > other)):
+        assert outcome.ratio is not None
+        verdict = f"A turn takes {outcome.ratio:.2f} times that of {words}{_context(mine, theirs)}."
+        return Answer(knobs=mine, verdict=verdict, evidence=evidence)
+    if outcome.judgement is Judgement.SLOWER:
+        return Answer(knobs=theirs, verdict=f"Nothing tried is better than {words}.", evidence=evidence)
+    return Answer(knobs=mine, verdict=f"Not proven against {words}: {outcome.text}", evidence=evidence)
+
+
+def nothing_worked(history: Sequence[TrialRecord], baselines: Sequence[Baseline]) -> Answer:
+    """Why nothing is recommended."""
+    failures = Counter(
+        (record.observation.outcome, record.observation.reason)
+        for record in history
+        if record.observation.outcome is not Outcome.DONE
+    )
+    if not failures:
+        return Answer(knobs=None, verdict="Nothing is recommended: no setting was measured.")
+    (outcome, reason), _ = failures.most_common(1)[0]
+    done = any(record.observation.outcome is Outcome.DONE for record in history)
+    start = "No setting that ran meets what was asked" if done else "No trial succeeded"
+    verdict = (
+        f"Nothing is recommended. {start}; most often it was {outcome.value.replace('_', ' ')}: {reason}"
+    )
+    return Answer(knobs=None, verdict=verdict)
+
+
+def limits_of(question: Question, space: Space, chosen: TrialRecord, history: Sequence[TrialRecord]) -> str:
+    """What keeps the winner from being faster, in one sentence."""
+    knobs = chosen.trial.knobs
+    layers = knobs.gpu_layers
+    if layers is None and chosen.observation.report:
+        layers = chosen.observation.report.offloaded_layers
+    share = space.cpu_share(knobs, layers)
+    if share > 0 and len(space.values("gpu_layers")) > 1:
+        failed = [r for r in history if r.observation.outcome.is_memory]
+        proof = f" ({failed[-1].trial.knobs.describe()}: {failed[-1].observation.reason})" if failed else ""
+        return f"GPU memory: {layers} of {space.all_layers} layers are on the card{proof}."
+    roof = chosen.observation.bandwidth_share
+    if roof is not None:
+        return f"Memory bandwidth: decoding reaches {roof:.0%} of what the memory can deliver."
+    if share > 0:
+        return "The CPU and main memory: no layer runs on a GPU."
+    speeds = turn_speeds(chosen, question.turn)
+    if speeds is None:
+        return ""
+    decode = question.turn.generate / speeds[1] / speeds[0]
+    return f"The card itself: all layers are on it, and {decode:.0%} of a turn is decoding."
+
+
+def _observations(history: Sequence[TrialRecord], knobs: KnobValues) -> list[Observation]:
+    mine = [record for record in history if record.trial.knobs == knobs]
+    confirmed = [record for record in mine if record.trial.purpose.startswith("confirm")]
+    return [record.observation for record in confirmed or mine]
+
+
+def _context(mine: KnobValues, theirs: KnobValues) -> str:
+    if mine.num_ctx == theirs.num_ctx:
+        return ""
+    return f", with a context of {mine.num_ctx} instead of {theirs.num_ctx}"
+
+
+def _lower(text: str) -> str:
+    text = text.removeprefix("A tie: ")
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,394 @@
+"""``run_study``: baselines, search, confirmation, soak, answer. Everything is journaled as it happens."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from narthex.knobs import KnobValues
+from narthex.outcomes import Outcome
+from narthex.studies import stopping
+from narthex.studies.backoff import back_off
+from narthex.studies.baselines import BaselineSetting
+from narthex.studies.conclusion import (
+    Answer,
+    best_baseline,
+    judge_against,
+    limits_of,
+    nothing_worked,
+    own_best,
+)
+from narthex.studies.cost_model import CostModel
+from narthex.studies.notebook import StudyJournal
+from narthex.studies.objective import TIE, best_record, turn_speeds
+from narthex.studies.records import Baseline, Proposal, Question, Stop, StudyResult
+from narthex.studies.screen import Screen, Silent
+from narthex.studies.session import Identity, Session, summary
+from narthex.studies.space import Candidate, Space
+from narthex.studies.strategies import guided, strategy
+from narthex.trials.soak import SoakReport
+from narthex.trials.trial import Runner, Trial, TrialRecord, Watch
+
+CONFIRM_LOADS = 4  # A/B/A/B
+MOST_SOAKS = 4
+Soak = Callable[[Trial, float, Watch], SoakReport]
+"""Soaks one setting for so many seconds: ``trials.soak.soak`` with its runner."""
+
+
+def study_key(question: Question, identity: Identity) -> str:
+    """The same question about the same model, engine and host: an unfinished study with it goes on."""
+    parts = (question, identity.model.identity, identity.engine, identity.host)
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:24]
+
+
+def run_study(
+    question: Question,
+    space: Space,
+    runner: Runner,
+    journal: StudyJournal,
+    *,
+    identity: Identity,
+    baselines: Sequence[BaselineSetting] = (),
+    soak: Soak | None = None,
+    keep: Callable[[StudyResult], str | None] | None = None,
+    screen: Screen | None = None,
+    argv: Sequence[str] = (),
+    fresh: bool = False,
+) -> StudyResult:
+    """Answer a question about a model on an engine.
+
+    An unfinished study with the same key goes on unless ``fresh``. ``keep`` stores the result's profile and
+    gives its name. Ctrl-C ends it with what is known: ``finished`` is False. Raises JournalError, UsageError.
+    """
+    shown = screen or Silent()
+    key = study_key(question, identity)
+    with journal.lock_study(key):
+        row = None if fresh else journal.unfinished_study(key)
+        name = (
+            row.id
+            if row
+            else journal.begin_study(
+                key=key,
+                question=msgspec.json.encode(question),
+                model=identity.model,
+                engine_key=identity.engine,
+                host_key=identity.host,
+                argv=argv,
+            )
+        )
+        session = Session(name, question, identity, runner=runner, journal=journal, screen=shown)
+        if row:
+            known = journal.trials(name)
+            shown.note(f"continuing study {name}: {len(known)} trials are known already")
+        study = _Study(session, space, baselines, soak)
+        result = study.run(row.started_at if row else time.time())
+        if result.finished:
+            if keep is not None and result.chosen is not None:
+                result = msgspec.structs.replace(result, profile=keep(result))
+            journal.finish_study(name, verdict=result.verdict, result=msgspec.json.encode(result))
+        return result
+
+
+class _Study:
+    """The steps of one study, in order."""
+
+    def __init__(
+        self, session: Session, space: Space, baselines: Sequence[BaselineSetting], soak: Soak | None
+    ) -> None:
+        self.session = session
+        self.question = session.question
+        self.space = space
+        self._settings = baselines
+        self._soak = soak
+        self._propose = strategy(self.question.strategy)
+        self._began = time.monotonic()
+        self.baselines: dict[str, Baseline] = {}
+        self.answer: Answer | None = None
+
+    def run(self, started_at: float) -> StudyResult:
+        """All steps. Ctrl-C ends them early."""
+        finished = True
+        try:
+            self._measure_baselines([row for row in self._settings if row.name != "house"])
+            if self._everything_fits():
+                self._settle_for_a_tie()
+            else:
+                self._search()
+                self._measure_baselines([row for row in self._settings if row.name == "house"])
+                self._confirm()
+            self._conclude()
+            self._prove()
+        except KeyboardInterrupt:
+            finished = False
+            self._conclude_early()
+        return self._result(started_at, finished)
+
+    # Baselines.
+
+    def _measure_baselines(self, settings: Sequence[BaselineSetting]) -> None:
+        for setting in settings:
+            self.baselines[setting.name] = self._baseline(setting)
+
+    def _baseline(self, setting: BaselineSetting) -> Baseline:
+        name, knobs, why = setting.name, setting.knobs, setting.why_not
+        same = next((r for r in self.session.history if r.trial.knobs == knobs), None)
+        if same is not None and not why:
+            return Baseline(name=name, knobs=knobs, record=same, why="measured before, not again")
+        free = knobs.gpu_layers is None and self.space.recorded
+        if not why and not free and (stop := self._out_of_loads(0)):
+            why = f"not measured: {stop.why}"
+        if why:
+            return Baseline(name=name, knobs=knobs, record=None, why=why)
+        record = self.session.measure(
+            knobs, f"baseline:{name}", f"baseline «{name}»", setting.turn, setting.repeats
+        )
+        if not record.observation.counts_as_load and record.observation.outcome is not Outcome.DONE:
+            return Baseline(name=name, knobs=knobs, record=None, why=record.observation.reason)
+        return Baseline(name=name, knobs=knobs, record=record)
+
+    # Where nothing is to be gained.
+
+    def _everything_fits(self) -> bool:
+        """The engine's own placement has every layer on the GPU, and no setting promises more than a tie."""
+        engine = self.baselines.get("engine")
+        if engine is None or engine.record is None or not self.space.engine_comparable:
+            return False
+        report, speeds = (
+            engine.record.observation.report,
+            turn_speeds(engine.record, self.question.turn),
+        )
+        if speeds is None or report is None or not report.offloaded_layers:
+            return False
+        if report.offloaded_layers < max(self.space.all_layers, report.total_layers or 0):
+            return False
+        model = CostModel.of(self.question.turn, self.space, self.session.history)
+        least = min(model.predict(candidate).turn_s for candidate in self.space.candidates)
+        return least > speeds[0] * (1 - TIE)
+
+    def _settle_for_a_tie(self) -> None:
+        """One load of the best explicit setting and one more of the engine's: three loads in all."""
+        if not self.session.recorded("search"):
+            self._try_an_explicit_one()
+        house = next((row for row in self._settings if row.name == "house"), None)
+        if house is not None:
+            model = CostModel.of(self.question.turn, self.space, self.session.history)
+            share = self.space.cpu_share(house.knobs)
+            expected = model.predict(Candidate(knobs=house.knobs, cpu_share=share)).turn_s
+            why = f"not measured: {expected:.2f} s a turn by the cost model, no better than the engine's own"
+            self.session.decide("skip", f"house defaults {why}", knobs=house.knobs)
+            self.baselines["house"] = Baseline(name="house", knobs=house.knobs, record=None, why=why)
+        winner = own_best(self.question, self.space, self.session.history)
+        engine = self.baselines["engine"]
+        if winner is not None and len(self.session.history) < 3:
+            self.session.decide(
+                "confirm", "everything fits by the engine's own placement: one more load of it"
+            )
+            self.session.measure(engine.knobs, "repeat:engine", "A/B/A against the engine's own placement")
+
+    def _try_an_explicit_one(self) -> None:
+        """A setting with explicit layers has to be loaded before one can be recommended."""
+        proposal = guided.safest(self.question, self.space, self.session.history)
+        if proposal is not None:
+            self._try(proposal)
+
+    # Search.
+
+    def _search(self) -> None:
+        for record in self.session.recorded("search"):
+            self._tell_best(record)
+        reserve = 0 if self.space.recorded else CONFIRM_LOADS
+        while True:
+            stop = self._out_of_loads(reserve)
+            proposal = stop or self._propose(self.question, self.space, self.session.history)
+            if isinstance(proposal, Stop):
+                self.session.decide("stop", proposal.why)
+                break
+            self._try(proposal)
+        if stop is None and own_best(self.question, self.space, self.session.history) is None:
+            self._try_an_explicit_one()
+
+    def _try(self, proposal: Proposal) -> None:
+        kind = "backoff" if proposal.why.startswith("backing off") else "try"
+        last = self.session.history[-1] if self.session.history else None
+        evidence = last.observation.reason if kind == "backoff" and last else ""
+        if proposal.expected_turn_s is not None:
+            evidence = evidence or f"predicted turn {proposal.expected_turn_s:.2f} s"
+        self.session.decide(kind, f"{proposal.knobs.describe()} — {proposal.why}", evidence, proposal.knobs)
+        self._tell_best(self.session.measure(proposal.knobs, "search", proposal.why))
+
+    def _tell_best(self, record: TrialRecord) -> None:
+        best = best_record(self.question, self.space.comparable(self.session.history))
+        if best is record:
+            self.session.screen.best(f"{record.trial.knobs.describe()} · {summary(record)}")
+
+    def _out_of_loads(self, reserve: int) -> Stop | None:
+        limit = self.question.max_loads
+        return stopping.out_of_loads(
+            self.session.history, limit - reserve if limit is not None and limit > reserve else limit
+        )
+
+    # Confirmation.
+
+    def _confirm(self) -> None:
+        """The winner against the best baseline, A/B/A/B, so that drift meets both alike."""
+        winner = own_best(self.question, self.space, self.session.history)
+        rival = best_baseline(self.question, self.space, list(self.baselines.values()))
+        if winner is None or rival is None or winner.trial.knobs == rival.knobs:
+            return
+        if self.space.recorded:
+            self.session.decide("confirm", "not repeated: a recording holds one value for each point")
+            return
+        self.session.decide(
+            "confirm",
+            f"{winner.trial.knobs.describe()} against «{rival.name}» ({rival.knobs.describe()}), A/B/A/B",
+            knobs=winner.trial.knobs,
+        )
+        assert rival.record is not None
+        setting = rival.record.trial
+        for round_number in (1, 2):
+            self.session.measure(
+                rival.knobs, f"confirm:{round_number}", "confirm: A", setting.turn, setting.repeats
+            )
+            self.session.measure(winner.trial.knobs, f"confirm:{round_number}", "confirm: B")
+
+    # The answer.
+
+    def _conclude(self) -> None:
+        history = self.session.history
+        winner = own_best(self.question, self.space, history)
+        rival = best_baseline(self.question, self.space, list(self.baselines.values()))
+        if winner is None and rival is None:
+            self.answer = nothing_worked(history, list(self.baselines.values()))
+            self.session.decide("refuse", self.answer.verdict)
+            return
+        if winner is None:
+            assert rival is not None
+            self.answer = Answer(
+                knobs=rival.knobs, verdict="Only a baseline worked, so it is what is recommended."
+            )
+        elif rival is None:
+            self.answer = Answer(knobs=winner.trial.knobs, verdict=self._alone(winner))
+        else:
+            self.answer = judge_against(self.question, winner, rival, history)
+        self.session.decide(
+            "tie" if self.answer.tie else "recommend",
+            self.answer.verdict,
+            self.answer.evidence,
+            self.answer.knobs,
+        )
+
+    def _alone(self, winner: TrialRecord) -> str:
+        loads = stopping.loads_of(self.session.history)
+        return f"The best of {loads} loads: {summary(winner)}. No baseline could be compared with it."
+
+    def _conclude_early(self) -> None:
+        best = best_record(self.question, self.space.comparable(self.session.history))
+        self.answer = Answer(
+            knobs=best.trial.knobs if best else None,
+            verdict="Interrupted: this is the best so far, not proven."
+            if best
+            else "Interrupted before a trial succeeded.",
+        )
+
+    # Proof.
+
+    def _prove(self) -> None:
+        """Soak the answer; after a failed soak back off one step and soak again."""
+        if (
+            self._soak is None
+            or self.question.soak_s <= 0
+            or self.answer is None
+            or self.answer.knobs is None
+        ):
+            return
+        knobs = self.answer.knobs
+        for _ in range(MOST_SOAKS):
+            report = self._soak_one(knobs)
+            if report.outcome is Outcome.DONE:
+                self.session.decide("soak", f"survived {report.seconds:.0f} s", report.reason, knobs)
+                self.answer = msgspec.structs.replace(self.answer, knobs=knobs)
+                return
+            step = self._after_failed_soak(knobs, report)
+            if step is None:
+                break
+            knobs = step
+        verdict = "Nothing is recommended: no setting survived its soak."
+        self.session.decide("refuse", verdict)
+        self.answer = Answer(knobs=None, verdict=verdict)
+
+    def _soak_one(self, knobs: KnobValues) -> SoakReport:
+        known = self.session.recorded_soak(knobs)
+        if known is not None:
+            return known
+        assert self._soak is not None
+        trial = Trial(
+            model=self.session.identity.model,
+            engine_key=self.session.identity.engine,
+            host_key=self.session.identity.host,
+            knobs=knobs,
+            turn=self.question.turn,
+            workload=self.question.workload,
+            repeats=1,
+            purpose="soak",
+        )
+        self.session.screen.trial(len(self.session.history) + 1, knobs.describe(), "soak")
+        report = self._soak(trial, self.question.soak_s, self.session.screen.watch)
+        if report.outcome is Outcome.INTERRUPTED:
+            raise KeyboardInterrupt
+        self.session.keep_soak(knobs, report)
+        return report
+
+    def _after_failed_soak(self, knobs: KnobValues, report: SoakReport) -> KnobValues | None:
+        """The next setting that still loads and runs, one parameter lower each time."""
+        failed, evidence = report.outcome, report.reason
+        while True:
+            step = back_off(
+                knobs,
+                failed,
+                self.space,
+                self.question.backoff_order,
+                self.space.min_ctx,
+                self.session.history,
+            )
+            if isinstance(step, Stop):
+                self.session.decide("stop", step.why, evidence)
+                return None
+            self.session.decide("backoff", step.why, evidence, step.knobs)
+            record = self.session.measure(step.knobs, "backoff", step.why)
+            if record.observation.outcome is Outcome.DONE:
+                return step.knobs
+            knobs, failed, evidence = step.knobs, record.observation.outcome, record.observation.reason
+
+    def _result(self, started_at: float, finished: bool) -> StudyResult:
+        session, answer = self.session, self.answer
+        chosen = answer.knobs if answer else None
+        measured = [r for r in session.history if r.trial.knobs == chosen]
+        # A recording's engine placement cost no load and is no point of it: it is a baseline and no trial.
+        shown = [
+            r for r in session.history if r.trial.knobs.gpu_layers is not None or not self.space.recorded
+        ]
+        best = best_record(self.question, measured)
+        return StudyResult(
+            study=session.study,
+            question=self.question,
+            model=session.identity.model,
+            engine=session.identity.engine,
+            host=session.identity.host,
+            engine_loads=stopping.loads_of(session.history),
+            seconds=time.monotonic() - self._began + session.earlier_s,
+            started_at=started_at,
+            baselines=tuple(self.baselines.values()),
+            trials=tuple(shown),
+            decisions=tuple(session.decisions),
+            chosen=chosen,
+            profile=None,
+            verdict=answer.verdict if answer else "",
+            tie=answer.tie if answer else False,
+            soaks=tuple(report for _, report in session.soaks),
+            soaked_knobs=tuple(knobs for knobs, _ in session.soaks),
+            finished=finished,
+            extra={"limits": limits_of(self.question, self.space, best, session.history)} if best else {},
+        )
