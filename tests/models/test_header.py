@@ -251,6 +251,11 @@ def test_a_key_or_a_tensor_twice_is_refused(refusal: Callable[[bytes], str]) -> 
     assert "two tensors of one name" in refusal(whole(tensors=[TENSORS[0], TENSORS[0]]))
 
 
+def test_a_name_can_not_break_the_sentence(refusal: Callable[[bytes], str]) -> None:
+    content = whole({"a\n\x1bb": 1, **METADATA})
+    assert "«a��b»" in refusal(claim(content, b"a\n\x1bb", "<I", 99))
+
+
 def test_names_that_are_no_text_are_refused(refusal: Callable[[bytes], str]) -> None:
     assert "metadata key that is no UTF-8" in refusal(whole().replace(b"general.name", b"general.n\xff\xfee"))
     assert "tensor name that is no UTF-8" in refusal(whole().replace(b"output_norm", b"output\xffnorm"))

@@ -246,6 +246,12 @@ def test_delta_attention_keeps_a_square_a_head(inspect_shape: Inspect) -> None:
     assert inspection.layer_shapes[0].state_bytes == (3 * 3 * 32 * 128 + 128 * 128 * 32) * 4
 
 
+def test_lightning_attention_keeps_a_square_a_head(inspect_shape: Inspect) -> None:
+    inspection = inspect_shape("minimax-01", layers=8)
+    assert kinds(inspection) == "rrrrrrrF"
+    assert inspection.layer_shapes[0].state_bytes == 64 * 64 * 16 * 4
+
+
 def test_an_encoder_keeps_nothing(inspect_shape: Inspect) -> None:
     assert kinds(inspect_shape("bert")) == "...."
 

@@ -111,7 +111,7 @@ _PLAIN_NAMES = """
 PLAIN = frozenset(_PLAIN_NAMES.split())
 
 # the engine runs them, but keeps more or other things than the tables here can say
-_UNMODELLED = frozenset({"hy_v4", "minimax-01", "minimax-m3", "qwen4exp"})
+_UNMODELLED = frozenset({"dots3note", "glm5-next", "hy_v4", "qwen4exp"})
 
 KNOWN = (
     PLAIN

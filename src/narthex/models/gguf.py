@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from narthex.errors import ModelFileError
 from narthex.models import architectures
-from narthex.models.header import Header, read_header
+from narthex.models.header import Header, printable, read_header
 from narthex.models.inspection import GROUPS, ArrayLength, Inspection, TensorInfo
 from narthex.models.layers import Metadata, is_expert, layer_shapes
 from narthex.models.parts import check_parts, find_parts
@@ -48,7 +48,9 @@ def inspect_file(path: str | Path) -> Inspection:
 
 
 def _refuse(path: Path, what: str) -> NoReturn:
-    raise ModelFileError(f"{path} {what}.", hint="Name the GGUF file of the language model itself.")
+    raise ModelFileError(
+        f"{path} {printable(what)}.", hint="Name the GGUF file of the language model itself."
+    )
 
 
 def _inspection(headers: list[Header], meta: Metadata, layers: int) -> Inspection:

@@ -84,6 +84,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return _walk(path, lambda walk: walk.metadata(walk.counts()[1]))
 
 
+def printable(text: str) -> str:
+    """Text from a file, safe for a terminal: no control characters, nothing that can't be encoded."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
 def _walk(path: Path, read: Callable[[_Walk], T]) -> T:
     try:
         if not stat.S_ISREG((info := path.stat()).st_mode):
@@ -165,7 +170,7 @@ class _Walk:
         return tensors, keys
 
     def fail(self, what: str) -> NoReturn:
-        raise ModelFileError(f"{self.path} is damaged: it {what}.", hint=_DOWNLOAD)
+        raise ModelFileError(f"{self.path} is damaged: it {printable(what)}.", hint=_DOWNLOAD)
 
     def left(self) -> int:
         return self.end - self.at

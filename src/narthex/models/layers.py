@@ -13,6 +13,10 @@ _BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
 _EXPERTS = re.compile(r"ffn_\w+_(?:ch)?exps\b|ffn_(?:gate|up|down)\.\d+\.")
 _STATE = re.compile(r"ssm_|time_mix|shortconv")
 _CACHE = re.compile(r"attn_(?:k|v|qkv|k_b|kv_a_mqa|kv_b)\.")
+_UNKNOWN = (
+    "What the engine keeps of the context for «{}» is not exactly known here: layers are judged by the names "
+    "of their tensors and taken as full attention where in doubt, which can be too much."
+)
 _TOO_LARGE = 2**31  # engines read these as 32-bit numbers
 _F32 = 4  # bytes: engines keep states unquantised
 
@@ -91,11 +95,7 @@ def layer_shapes(
             kind = AttentionKind.RECURRENT if kept and recurrent[layer] else AttentionKind.NONE
             shapes.append(LayerShape(attention=kind, heads=heads[layer], state_bytes=state, **weights))
     if meta.architecture not in architectures.KNOWN:
-        gaps.insert(
-            0,
-            f"The architecture «{meta.architecture}» is not in our tables: what its layers keep is "
-            "guessed from the names of their tensors and taken as full attention, which can be too much.",
-        )
+        gaps.insert(0, _UNKNOWN.format(meta.architecture))
     return tuple(shapes), tuple(gaps)
 
 
@@ -226,6 +226,9 @@ def _state_bytes(meta: Metadata, heads: list[int]) -> int:
     if head_dim := meta.number("kda.head_dim"):
         convolution = 3 * (kernel - 1 if kernel else 3) * first_heads * head_dim
         return (convolution + head_dim * head_dim * first_heads) * _F32
+    if meta.architecture == "minimax-01":
+        head_length, _, _ = _row(meta, heads, slides=False)
+        return head_length * head_length * first_heads * _F32
     groups = meta.number("ssm.group_count") or 0
     convolution = max(kernel - 1, 0) * (inner + 2 * groups * state)
     return (convolution + state * inner) * _F32

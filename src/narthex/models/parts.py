@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from narthex.errors import ModelFileError
-from narthex.models.header import Header
+from narthex.models.header import Header, printable
 
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
 _MIXED = "Parts of two models seem to be mixed: get all of them from one source."
@@ -48,7 +48,7 @@ def check_parts(given: Path, headers: Sequence[Header]) -> None:
         return
     names = Counter(tensor.name for header in headers for tensor in header.tensors)
     if twice := next((name for name, count in names.items() if count > 1), None):
-        raise ModelFileError(f"Two parts of {given} hold the tensor «{twice}».", hint=_MIXED)
+        raise ModelFileError(f"Two parts of {given} hold the tensor «{printable(twice)}».", hint=_MIXED)
     promised = metadata.get("split.tensors.count")
     if isinstance(promised, int) and promised != names.total():
         raise ModelFileError(

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from narthex.cli.options import json_option
+from narthex.models.header import printable
 from narthex.models.inspection import AttentionKind, Inspection, LayerShape
 from narthex.units import format_size
 
@@ -36,8 +37,8 @@ def command(model: str, as_json: bool) -> None:
 def as_data(inspection: Inspection) -> dict[str, Any]:
     """What ``--json`` prints; fields may be added, never changed."""
     return {
-        "architecture": _shown(inspection.architecture),
-        "name": _shown(inspection.name),
+        "architecture": printable(inspection.architecture),
+        "name": printable(inspection.name),
         "layers": inspection.layers,
         "parameters": inspection.parameters,
         "file_bytes": inspection.file_bytes,
@@ -58,11 +59,11 @@ def as_data(inspection: Inspection) -> dict[str, Any]:
         },
         "group_bytes": inspection.group_bytes,
         "quantization_bytes": inspection.quantization_bytes,
-        "files": [_shown(file) for file in inspection.files],
-        "projector": inspection.projector and _shown(inspection.projector),
+        "files": [printable(file) for file in inspection.files],
+        "projector": inspection.projector and printable(inspection.projector),
         "identity": inspection.identity,
         "known_architecture": inspection.known_architecture,
-        "gaps": [_shown(gap) for gap in inspection.gaps],
+        "gaps": [printable(gap) for gap in inspection.gaps],
     }
 
 
@@ -77,11 +78,11 @@ def as_text(inspection: Inspection) -> str:
     layers = [(_what(shape), f"{len(at)}", _ranges(at)) for shape, at in _alike(inspection.layer_shapes)]
     return "\n\n".join(
         [
-            f"{_shown(inspection.name)} ({_shown(inspection.architecture)})",
+            f"{printable(inspection.name)} ({printable(inspection.architecture)})",
             _table(_facts(inspection)),
             "Weights\n" + _table(weights),
             "Layers\n" + _table(layers),
-            *(f"Note: {_shown(gap)}" for gap in inspection.gaps),
+            *(f"Note: {printable(gap)}" for gap in inspection.gaps),
         ]
     )
 
@@ -89,9 +90,9 @@ def as_text(inspection: Inspection) -> str:
 def _facts(inspection: Inspection) -> Iterable[tuple[str, str]]:
     count = len(inspection.files)
     parts = f" in {count} parts" if count > 1 else ""
-    yield "file", f"{_shown(inspection.path)}, {format_size(inspection.file_bytes)}{parts}"
+    yield "file", f"{printable(inspection.path)}, {format_size(inspection.file_bytes)}{parts}"
     if inspection.projector:
-        yield "projector", _shown(inspection.projector)
+        yield "projector", printable(inspection.projector)
     yield "parameters", _parameters(inspection.parameters)
     types = (f"{format_size(size)} {name}" for name, size in inspection.quantization_bytes.items())
     yield "quantization", f"{inspection.quantization}: {', '.join(types)}"
@@ -179,8 +180,3 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells)
     return "\n".join(f"  {'  '.join(row).rstrip()}" for row in padded)
-
-
-def _shown(text: str) -> str:
-    """Text from outside, safe to print: no control characters, nothing that can't be encoded."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
