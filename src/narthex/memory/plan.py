@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
+from narthex.errors import UsageError
 from narthex.knobs import KnobValues
-from narthex.models.inspection import Inspection
+from narthex.memory import overhead, recipes
+from narthex.memory.blocks import MissingWeight, Setup
+from narthex.memory.calibrate import Calibration, Outputs, Term
+from narthex.memory.compute import compute_bytes, flash_kernel
+from narthex.memory.kv_cache import cache_bytes, quantised, setup_for
+from narthex.memory.weights import Placement, place, weight_bytes
+from narthex.models.inspection import AttentionKind, Inspection
+from narthex.units import MIB, format_size
 
 DeviceKind = Literal["gpu", "host"]
+
+FIT_TARGET = 1024 * MIB  # what the engine's own placement leaves free on a GPU (--fit-target)
+WITHOUT_FLASH = frozenset({"grok"})  # the engine switches flash attention off for these
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +66,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What one setting of one model needs, where. ``gaps`` tells what is unknown or assumed."""
+    """What one setting of one model needs, where. ``gaps`` tells what is unknown or assumed.
+
+    ``knobs`` are the planned ones: layers beyond the last cut off, the engine's choice filled in.
+    """
 
     knobs: KnobValues
     devices: tuple[DevicePlan, ...]
@@ -68,6 +82,268 @@ class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
     gaps: tuple[str, ...] = ()
 
 
-def plan_memory(inspection: Inspection, knobs: KnobValues, devices: tuple[Device, ...]) -> MemoryPlan:
-    """Plan one setting."""
-    raise NotImplementedError
+class Terms(NamedTuple):
+    """Bytes by term, each as (GPU, host), and the same as bounds where the graph is a guess."""
+
+    model: tuple[int, int]
+    context: tuple[int, int]
+    compute: tuple[int, int]
+    compute_low: tuple[int, int] | None = None
+
+    def gpu(self) -> int:
+        """What the engine would report for the GPU."""
+        return self.model[0] + self.context[0] + self.compute[0]
+
+
+def plan_memory(
+    inspection: Inspection,
+    knobs: KnobValues,
+    devices: tuple[Device, ...],
+    *,
+    reserve_bytes: int | None = None,
+    calibration: Calibration | None = None,
+    growth_bytes: int = 0,
+    tenants_bytes: int = 0,
+    outputs: Outputs | None = None,
+) -> MemoryPlan:
+    """Plan one setting on one GPU and the host, or on the host alone. Pure.
+
+    The reserve is, unless given, 128 MiB + what soaks saw growing + what other tenants still may take.
+    ``outputs``: «every» plans logits for each token of a micro-batch, as ``llama-fit-params`` does and as is
+    never too little; «slots» as a ``llama-server`` does that limits its outputs. The calibration knows which.
+
+    Raises UsageError for a setting that the engine refuses.
+    """
+    gpu = next((device for device in devices if device.kind == "gpu"), None)
+    host = next((device for device in devices if device.kind == "host"), Device(name="host", kind="host"))
+    if outputs is None:
+        outputs = calibration.outputs if calibration else "every"
+    context, source = overhead.device_overhead(calibration)
+    gaps = [*inspection.gaps, *_assumptions(knobs, devices, gpu)]
+    if reserve_bytes is None:
+        reserve_bytes = overhead.DEFAULT_RESERVE + growth_bytes + tenants_bytes
+    if knobs.gpu_layers is None:
+        knobs, gap = _engines_choice(inspection, knobs, gpu, context, outputs)
+        gaps.append(gap)
+    layers = inspection.layers + 1
+    knobs = knobs.with_(gpu_layers=min(knobs.gpu_layers or 0, layers) if gpu else 0)
+    terms, flash_gap = plan_terms(inspection, knobs, gpu=gpu is not None, outputs=outputs)
+    gaps += flash_gap
+    known = recipes.is_known(inspection.architecture) and terms.compute_low is None
+    logits = overhead.output_buffer(inspection.vocabulary, knobs.parallel)
+    planned = []
+    if gpu is not None:
+        planned.append(_device(gpu, 0, terms, calibration, context, reserve_bytes))
+    planned.append(_device(host, 1, terms, calibration, logits, 0))
+    bounds: tuple[Bounds, ...] = ()
+    if not known:
+        bounds = _bounds(planned, terms)
+        gaps.append(
+            f"The graph of «{inspection.architecture}» is not known: compute buffers are planned as those "
+            "of a plain transformer with the same weights, and lie between the bounds."
+        )
+    first = planned[0]
+    margin = None
+    if first.kind == "gpu" and first.free_bytes is not None:
+        margin = first.free_bytes - first.need_bytes - reserve_bytes
+    return MemoryPlan(
+        knobs=knobs,
+        devices=tuple(planned),
+        reserve_bytes=reserve_bytes,
+        fits=_all_fit(planned),
+        margin_bytes=margin,
+        known_architecture=known,
+        overhead_source=source if gpu else "no GPU; on the host the buffer of finished logits",
+        bounds=bounds,
+        gaps=tuple(dict.fromkeys(gaps)),
+    )
+
+
+def plan_terms(
+    inspection: Inspection, knobs: KnobValues, *, gpu: bool, outputs: Outputs = "every"
+) -> tuple[Terms, list[str]]:
+    """The engine's own three terms for a setting with a number of layers, and gaps. Uncalibrated."""
+    placement = place(inspection.layers, knobs.gpu_layers or 0, knobs.cpu_moe, gpu=gpu)
+    flash, gaps = resolve_flash(inspection, knobs, placement)
+    setup = setup_for(inspection, knobs, flash=flash, every_output=outputs == "every")
+    model = weight_bytes(inspection, placement)
+    context = cache_bytes(inspection, setup, placement)
+    try:
+        made = compute_bytes(inspection, setup, placement)
+    except MissingWeight:
+        low, high = _rough_compute(inspection, setup, placement)
+        return Terms(model, context, high, low), gaps
+    compute = (made.gpu, made.host)
+    if recipes.is_known(inspection.architecture):
+        return Terms(model, context, compute), gaps
+    low, high = _rough_compute(inspection, setup, placement)
+    worst = (max(compute[0], high[0]), max(compute[1], high[1]))
+    return Terms(model, context, worst, (min(compute[0], low[0]), min(compute[1], low[1]))), gaps
+
+
+def resolve_flash(
+    inspection: Inspection, knobs: KnobValues, placement: Placement
+) -> tuple[bool, list[str]]:
+    """Whether the engine will use flash attention. Raises UsageError for what it refuses.
+
+    «auto» is off where a layer on the GPU has heads that no CUDA kernel handles, and on otherwise.
+    """
+    if quantised(knobs.kv_type) and knobs.flash_attn == "off":
+        raise UsageError(
+            f"A {knobs.kv_type} cache needs flash attention: the engine refuses this.",
+            hint="Use --flash-attn on, or --kv-type f16.",
+        )
+    if inspection.architecture in WITHOUT_FLASH or knobs.flash_attn == "off":
+        return False, []
+    if knobs.flash_attn == "on" or quantised(knobs.kv_type):
+        return True, []
+    for layer, shape in enumerate(inspection.layer_shapes):
+        attends = shape.attention not in (AttentionKind.NONE, AttentionKind.RECURRENT)
+        if attends and placement.layer_on_gpu(layer):
+            value = shape.value_length or int(_meta(inspection, "attention.value_length"))
+            ratio = shape.heads // max(shape.kv_heads, 1)
+            if not flash_kernel(shape.key_length, value, ratio, 256):
+                gap = (
+                    f"Flash attention is planned as off: CUDA has no kernel for heads of {shape.key_length}."
+                )
+                return False, [gap]
+    return True, []
+
+
+def _meta(inspection: Inspection, key: str) -> float:
+    value = inspection.metadata.get(f"{inspection.architecture}.{key}", 0)
+    return value if isinstance(value, (int, float)) else 0
+
+
+def _device(
+    device: Device,
+    index: int,
+    terms: Terms,
+    calibration: Calibration | None,
+    extra: int,
+    reserve: int,
+) -> DevicePlan:
+    def corrected(term: Term, value: int) -> int:
+        if calibration is None or not value:
+            return value
+        return calibration.correct(device.kind, term, value)
+
+    model = corrected("model", terms.model[index])
+    context = corrected("context", terms.context[index])
+    compute = corrected("compute", terms.compute[index])
+    need = model + context + compute + extra + reserve
+    fits: bool | None = None
+    if device.free_bytes is not None:
+        fits = need <= device.free_bytes
+        if not fits and terms.compute_low is not None:
+            least = need - compute + terms.compute_low[index]
+            fits = None if least <= device.free_bytes else False
+    return DevicePlan(
+        name=device.name,
+        kind=device.kind,
+        model_bytes=model,
+        context_bytes=context,
+        compute_bytes=compute,
+        overhead_bytes=extra,
+        free_bytes=device.free_bytes,
+        fits=fits,
+    )
+
+
+def _all_fit(planned: list[DevicePlan]) -> bool | None:
+    """What the devices with known room say: one that does not fit decides; nothing known is None."""
+    known = [device.fits for device in planned if device.free_bytes is not None]
+    if not known:
+        return None
+    if False in known:
+        return False
+    return None if None in known else True
+
+
+def _bounds(planned: list[DevicePlan], terms: Terms) -> tuple[Bounds, ...]:
+    why = "the architecture's graph is not known"
+    low = terms.compute_low or terms.compute
+    offset = 2 - len(planned)
+    return tuple(
+        Bounds(
+            device=device.name,
+            term="compute",
+            low_bytes=low[index + offset],
+            high_bytes=terms.compute[index + offset],
+            why=why,
+        )
+        for index, device in enumerate(planned)
+    )
+
+
+def _rough_compute(
+    inspection: Inspection, setup: Setup, placement: Placement
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Bounds of the compute buffers from sizes alone, as ((GPU, host), (GPU, host)).
+
+    At least the logits and one layer's widest row; at most eight of the widest rows, the scores of all heads
+    without flash attention, and two copies of the largest weight that would be fetched from the host.
+    """
+    row = 4 * setup.tokens
+    widest = max((t.dims[1] for t in inspection.tensors if len(t.dims) == 2 and ".attn" in t.name), default=0)
+    widest = max(widest, inspection.feed_forward_length, inspection.embedding_length)
+    logits = 4 * inspection.vocabulary * setup.outputs
+    scores = 0 if setup.flash else 2 * 4 * setup.cells * setup.tokens * max(inspection.heads, 1)
+    fetched = 0
+    if placement.first:
+        fetched = 2 * max((tensor.nbytes for tensor in inspection.tensors), default=0)
+    low = max(logits, widest * row)
+    experts = inspection.experts_used * (
+        inspection.embedding_length + 2 * inspection.expert_feed_forward_length
+    )
+    high = logits + 8 * widest * row + 3 * experts * row + scores + fetched
+    inputs = 4 * inspection.embedding_length * row + 4 * setup.cells * setup.tokens
+    if not placement.gpu:
+        return (0, low), (0, high + inputs)
+    return (low, 0), (high, inputs + logits)
+
+
+def _assumptions(knobs: KnobValues, devices: tuple[Device, ...], gpu: Device | None) -> list[str]:
+    gaps = []
+    gpus = [device.name for device in devices if device.kind == "gpu"]
+    if len(gpus) > 1:
+        gaps.append(f"A split over several GPUs is not planned: all is planned on {gpus[0]}.")
+    if gpu is None and knobs.gpu_layers:
+        gaps.append("There is no GPU: all layers are planned on the host.")
+    if knobs.ubatch > knobs.batch:
+        gaps.append(
+            f"The engine cuts the micro-batch to the batch: {knobs.batch} is planned, not {knobs.ubatch}."
+        )
+    return gaps
+
+
+def _engines_choice(
+    inspection: Inspection, knobs: KnobValues, gpu: Device | None, context: int, outputs: Outputs
+) -> tuple[KnobValues, str]:
+    """The layers that the engine's own placement would take: as many as leave 1 GiB of the GPU free."""
+    most = inspection.layers + 1
+    if gpu is None:
+        return knobs.with_(gpu_layers=0), "There is no GPU: all layers are planned on the host."
+    if gpu.free_bytes is None:
+        return (
+            knobs.with_(gpu_layers=most),
+            "The engine chooses the layers; planned with all of them, since the GPU's room is not known.",
+        )
+    room = gpu.free_bytes - context - FIT_TARGET
+
+    def fits(layers: int) -> bool:
+        terms, _ = plan_terms(inspection, knobs.with_(gpu_layers=layers), gpu=True, outputs=outputs)
+        return terms.gpu() <= room
+
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return (
+        knobs.with_(gpu_layers=low),
+        f"The engine chooses the layers; planned with {low} of {most}, as many as leave "
+        f"{format_size(FIT_TARGET)} free.",
+    )

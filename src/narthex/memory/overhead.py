@@ -1,0 +1,30 @@
+"""What a load takes beside the engine's own buffers: the device context, and the host's output buffer."""
+
+from __future__ import annotations
+
+from narthex.memory.calibrate import Calibration
+from narthex.units import MIB
+
+# Measured on an H100 with llama.cpp b11434 (CUDA 12): 20475 MiB of the card, 19950 MiB left for the engine once
+# its CUDA context stood. Smaller cards take less: 525 MiB is the careful side.
+CUDA_CONTEXT = 525 * MIB
+DEFAULT_RESERVE = 128 * MIB
+
+
+def device_overhead(calibration: Calibration | None) -> tuple[int, str]:
+    """Bytes on a GPU beside the engine's buffers, and where the figure comes from."""
+    if calibration is not None and calibration.measured("gpu", "overhead"):
+        return (
+            calibration.correct("gpu", "overhead", CUDA_CONTEXT),
+            f"measured by NVML in {calibration.loads} loads of {calibration.engine_key}",
+        )
+    return (
+        CUDA_CONTEXT,
+        "525 MiB for the CUDA context, as measured on an H100 with llama.cpp b11434; "
+        "growth while running is not in it",
+    )
+
+
+def output_buffer(vocabulary: int, slots: int) -> int:
+    """The host's buffer for finished logits: one row a slot (``llama_context::output_reserve``)."""
+    return vocabulary * slots * 4
