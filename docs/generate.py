@@ -1,0 +1,210 @@
+"""Writes ``docs/reference/`` from the tables of the program. ``--check`` only says what is stale.
+
+python docs/generate.py [--check]
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from narthex import errors, settings
+from narthex.cli.main import COMMANDS
+from narthex.errors import ExitCode, NarthexError
+from narthex.knobs import KNOBS
+from narthex.outcomes import Outcome
+from narthex.views.text import OUTCOME_WORDS
+
+FOLDER = Path(__file__).resolve().parent / "reference"
+NOTE = (
+    "<!-- Written by docs/generate.py from the tables of the program. Change those, then `make docs`. -->\n"
+)
+KNOBS_HEAD = """# Knobs
+
+An engine setting that narthex may turn. The same names are used by `--set`, in JSON and in profiles.
+"""
+SETTINGS_HEAD = """# Settings
+
+Settings of narthex itself. Set the environment variable; a flag of a command goes before it.
+`narthex settings` shows what holds right now, and where it came from.
+"""
+OUTCOMES_HEAD = """# Outcomes
+
+Every trial and every soak ends in one of these words. All but `done` come with the line of the engine's
+output that proves it. Where less memory is the remedy, a study backs off, one knob at a time.
+"""
+EXIT_HEAD = """# Exit codes
+
+An error is one sentence and a way out, both on stderr.
+"""
+EXIT_WORDS = {
+    ExitCode.OK: "It worked. Also when the reader of a pipe stops early, as `head` does.",
+    ExitCode.FAILURE: "An expected error that has no better place.",
+    ExitCode.CRASH: "A fault of narthex. A report without private paths is in the state folder; "
+    "its place is printed.",
+    ExitCode.INTERRUPTED: "Ctrl-C, SIGTERM or SIGHUP. Engines are stopped; what was measured is journaled.",
+}
+
+
+def pages() -> dict[str, str]:
+    """File name → text of every generated page."""
+    return {
+        "commands.md": commands(),
+        "knobs.md": knobs(),
+        "settings.md": settings_page(),
+        "outcomes.md": outcomes(),
+        "exit-codes.md": exit_codes(),
+    }
+
+
+def commands() -> str:
+    """Every verb with its arguments and options, from click."""
+    parts = [NOTE, "# Commands\n"]
+    parts.append(
+        table(
+            ("command", "what it does"), [(f"[`narthex {v}`](#narthex-{v})", t) for v, t in COMMANDS.items()]
+        )
+    )
+    for verb in COMMANDS:
+        command = importlib.import_module(f"narthex.cli.commands.{verb}").command
+        for name, each in tree(f"narthex {verb}", command):
+            parts.append(section(name, each))
+    return "\n".join(parts)
+
+
+def tree(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    """A command and what is below it, with full names."""
+    yield name, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for child in command.list_commands(context):
+            below = command.get_command(context, child)
+            assert below is not None
+            yield from tree(f"{name} {child}", below)
+
+
+def section(name: str, command: click.Command) -> str:
+    """One command: usage, help, options."""
+    context = click.Context(command, info_name=name)
+    usage = " ".join([name, *command.collect_usage_pieces(context)])
+    lines = [f"## {name}\n", f"```\n{usage}\n```\n", paragraphs(command.help or ""), ""]
+    rows = [
+        (
+            ", ".join(f"`{flag}`" for flag in (*option.opts, *option.secondary_opts)),
+            metavar(option, context),
+            option.help or "",
+        )
+        for option in command.params
+        if isinstance(option, click.Option)
+    ]
+    if rows:
+        lines.append(table(("option", "value", "meaning"), rows))
+    return "\n".join(lines)
+
+
+def paragraphs(text: str) -> str:
+    """Click's help text as Markdown."""
+    blocks = inspect.cleandoc(text).split("\n\n")
+    done = []
+    for block in blocks:
+        if block.startswith("\b"):
+            done.append("```\n" + block.removeprefix("\b").strip("\n") + "\n```")
+        else:
+            done.append(" ".join(block.split()))
+    return "\n\n".join(done)
+
+
+def metavar(option: click.Option, context: click.Context) -> str:
+    """What stands behind a flag."""
+    if option.is_flag or option.count:
+        return ""
+    return f"`{option.make_metavar(context)}`"
+
+
+def knobs() -> str:
+    """The engine settings that may be turned."""
+    rows = [
+        (
+            f"`{knob.name}`",
+            f"`{knob.flag}`",
+            ", ".join(f"`{choice}`" for choice in knob.choices) or f"{knob.unit}, {knob.minimum} or more",
+            knob.help,
+        )
+        for knob in KNOBS
+    ]
+    return "\n".join([NOTE, KNOBS_HEAD, table(("knob", "flag", "values", "meaning"), rows)])
+
+
+def settings_page() -> str:
+    """The settings of narthex itself."""
+    rows = [(f"`{row.name}`", f"`{row.env}`", row.default_words, row.help) for row in settings.SETTINGS]
+    return "\n".join(
+        [NOTE, SETTINGS_HEAD, table(("setting", "environment variable", "default", "meaning"), rows)]
+    )
+
+
+def outcomes() -> str:
+    """How a load, a trial or a soak can end."""
+    rows = [
+        (f"`{outcome.value}`", OUTCOME_WORDS[outcome], "yes" if outcome.is_memory else "")
+        for outcome in Outcome
+    ]
+    return "\n".join([NOTE, OUTCOMES_HEAD, table(("outcome", "in words", "back-off"), rows)])
+
+
+def exit_codes() -> str:
+    """What the process returns."""
+    rows = []
+    for code in ExitCode:
+        kinds = [kind for kind in every_error() if kind.exit_code == code]
+        words = EXIT_WORDS.get(code) or " ".join(
+            (inspect.getdoc(kind) or "").split("\n")[0] for kind in kinds[:1]
+        )
+        rows.append(
+            (str(int(code)), f"`{code.name}`", ", ".join(f"`{kind.__name__}`" for kind in kinds), words)
+        )
+    return "\n".join([NOTE, EXIT_HEAD, table(("code", "name", "errors", "meaning"), rows)])
+
+
+def every_error() -> list[type[NarthexError]]:
+    """The error tree, flat."""
+    found = [errors.NarthexError]
+    for kind in found:
+        found.extend(kind.__subclasses__())
+    return found
+
+
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += [
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |" for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(words: list[str]) -> int:
+    """Write the pages, or with ``--check`` name the stale ones."""
+    check = "--check" in words
+    stale = []
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        path = FOLDER / name
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(name)
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    if check and stale:
+        sys.stderr.write(f"stale in docs/reference: {', '.join(stale)}; run «make docs»\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
