@@ -91,20 +91,20 @@ def wrong_words(words: list[str], line: str) -> Iterator[str]:
         yield f"«{line}»: there is no verb «{verb}»"
         return
     command: click.Command = importlib.import_module(f"narthex.cli.commands.{verb}").command
-    rest = words[1:]
+    name, rest = verb, words[1:]
     while isinstance(command, click.Group) and rest and re.fullmatch(r"[a-z-]+", rest[0]):
         below = command.get_command(click.Context(command), rest[0])
         if below is None:
-            yield f"«{line}»: «{verb}» has no «{rest[0]}»"
+            yield f"«{line}»: {name} has no «{rest[0]}»"
             return
-        command, rest = below, rest[1:]
+        command, name, rest = below, f"{name} {rest[0]}", rest[1:]
     known = {"--help", "-h"}
     for option in command.params:
         known.update(option.opts, option.secondary_opts)
     for word in rest:
         flag = word.split("=")[0]
         if re.fullmatch(r"--?[a-z][a-z-]*", flag) and flag not in known:
-            yield f"«{line}»: {command.name} has no {flag}"
+            yield f"«{line}»: {name} has no {flag}"
 
 
 def main() -> int:

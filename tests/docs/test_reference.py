@@ -1,0 +1,87 @@
+"""The pages are what the program is: generated ones are fresh, links and commands are alive."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from narthex.cli.main import COMMANDS, LazyGroup
+from narthex.cli.main import command as narthex
+from narthex.errors import ExitCode
+from narthex.knobs import KNOBS
+from narthex.outcomes import Outcome
+from narthex.settings import SETTINGS
+from narthex.testing.studies import study_result
+from narthex.views.json import tune_json
+
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def page(name: str) -> str:
+    return (REFERENCE / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("script", [["docs/generate.py", "--check"], ["docs/check.py"]])
+def test_the_docs_hold(script: list[str]) -> None:
+    answer = subprocess.run([sys.executable, *script], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_option_of_every_command_is_documented(verb: str) -> None:
+    text = page("commands.md")
+    assert isinstance(narthex, LazyGroup)
+    command = narthex.get_command(click.Context(narthex), verb)
+    assert command is not None
+    assert f"## narthex {verb}\n" in text
+    below = list(command.commands.values()) if isinstance(command, click.Group) else []
+    for each in (command, *below):
+        for option in each.params:
+            if isinstance(option, click.Option):
+                assert option.help, option.opts
+                assert all(f"`{flag}`" in text for flag in option.opts), option.opts
+
+
+def test_every_knob_setting_outcome_and_exit_code_is_documented() -> None:
+    for knob in KNOBS:
+        assert f"| `{knob.name}` | `{knob.flag}` |" in page("knobs.md")
+    for setting in SETTINGS:
+        assert f"| `{setting.name}` | `{setting.env}` |" in page("settings.md")
+    for outcome in Outcome:
+        assert f"| `{outcome.value}` |" in page("outcomes.md")
+    for code in ExitCode:
+        (row,) = [line for line in page("exit-codes.md").splitlines() if line.startswith(f"| {int(code)} |")]
+        assert row.rstrip("| ").split("|")[-1].strip(), row
+
+
+def test_every_json_field_is_documented() -> None:
+    text = page("json.md")
+
+    def fields(value: object) -> set[str]:
+        if isinstance(value, dict):
+            return set(value) | {name for part in value.values() for name in fields(part)}
+        if isinstance(value, list):
+            return {name for part in value for name in fields(part)}
+        return set()
+
+    for name in fields(tune_json(study_result())):
+        assert f"`{name}`" in text, name
+
+
+def test_every_package_is_in_the_architecture_page() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for folder in (ROOT / "src" / "narthex").iterdir():
+        if (folder / "__init__.py").is_file():
+            assert f"`{folder.name}`" in text, folder.name
+
+
+def test_how_to_pages_are_all_in_their_list() -> None:
+    folder = ROOT / "docs" / "how-to"
+    listed = (folder / "README.md").read_text(encoding="utf-8")
+    for path in folder.glob("*.md"):
+        assert path.name == "README.md" or f"]({path.name})" in listed
