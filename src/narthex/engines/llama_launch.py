@@ -21,7 +21,8 @@ from narthex.engines.llama_exit import explain_exit
 from narthex.engines.llama_log import parse_load
 from narthex.engines.llama_probe import environment
 from narthex.engines.oom import oom_kills, oom_kills_since
-from narthex.engines.progress import StallWatch
+from narthex.engines.stall import StallWatch
+from narthex.host.gpu import CardsBefore, VramReturn, cards_before
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 
@@ -71,22 +72,35 @@ def launch(
                 raise
 
 
+@dataclass(frozen=True)
+class _Before:
+    """The machine before the start, to tell afterwards what changed."""
+
+    kills: int | None
+    cards: CardsBefore | None
+
+
 class LlamaServer:
     """A llama-server that answers. Leaving it as a context manager stops it."""
 
-    def __init__(self, child: Child, url: str, log_path: Path, kills_before: int | None) -> None:
+    def __init__(self, child: Child, url: str, log_path: Path, before: _Before) -> None:
         self.url = url
         self.log_path = log_path
         self.load_s = 0.0
         self.report = LoadReport()
         self._child = child
-        self._kills_before = kills_before
+        self._before = before
         self._stopped: StopReport | None = None
 
     @property
     def pid(self) -> int:
         """Of llama-server itself."""
         return self._child.pid
+
+    @property
+    def cards_before(self) -> CardsBefore | None:
+        """The cards before the start, for :class:`narthex.host.sampler.Sampler`; None when it uses none."""
+        return self._before.cards if self._gpu_buffers() else None
 
     def alive(self) -> bool:
         """Whether the process still runs."""
@@ -100,7 +114,7 @@ class LlamaServer:
             self.tail(2_000),
             self._child.exit_code,
             loaded=True,
-            oom_kills=oom_kills_since(self._kills_before),
+            oom_kills=oom_kills_since(self._before.kills),
         )
 
     def tail(self, lines: int = 40) -> list[str]:
@@ -120,8 +134,6 @@ class LlamaServer:
         self.stop()
 
     def _stop(self) -> StopReport:
-        from narthex.host.gpu import VramReturn
-
         start = time.monotonic()
         on_gpus = sum(row.model_bytes + row.context_bytes + row.compute_bytes for row in self._gpu_buffers())
         memory = VramReturn(self.pid, on_gpus)
@@ -156,7 +168,7 @@ class _Attempt:
         port = free_port()
         command = self._command(port)
         log_path = self.log_dir / f"llama-server-{time.strftime('%Y%m%d-%H%M%S')}-{port}.log"
-        before = oom_kills()
+        before = _Before(oom_kills(), cards_before())
         try:
             child = Child(command, env=environment(self.engine.env), log=log_path)
         except CannotStart as error:
@@ -164,7 +176,7 @@ class _Attempt:
             raise LaunchFailed(failure, log_path, 0.0) from None
         server = LlamaServer(child, f"http://{LOOPBACK}:{port}", log_path, before)
         try:
-            failure_or_none = self._until_ready(child, port)
+            failure_or_none = self._until_ready(child, port, before.kills)
             server.load_s = time.monotonic() - child.started_at
             if failure_or_none is not None:
                 child.end()
@@ -182,9 +194,8 @@ class _Attempt:
             raise LaunchFailed(missing.failure, None, 0.0) from None
         return [*command, "--no-repack"] if self.no_repack else command
 
-    def _until_ready(self, child: Child, port: int) -> Failure | None:
+    def _until_ready(self, child: Child, port: int, kills: int | None) -> Failure | None:
         """None once /health answers 200; the failure where it ended, stalled or took too long."""
-        before = oom_kills()
         stall = StallWatch(child.pid, self.stall_s)
         seen, told_at = 0, 0.0
         while child.alive():
@@ -201,7 +212,7 @@ class _Attempt:
                 return self._late(Outcome.STALLED, words, child)
             seen = _pause(child, seen)
         return explain_exit(
-            child.output.head(), child.exit_code, loaded=False, oom_kills=oom_kills_since(before)
+            child.output.head(), child.exit_code, loaded=False, oom_kills=oom_kills_since(kills)
         )
 
     def _late(self, outcome: Outcome, words: str, child: Child) -> Failure:

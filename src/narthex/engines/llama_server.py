@@ -1,9 +1,8 @@
 """llama-server: find it, ask it, start it, read it, explain its end.
 
-The engine module that others call; each step has a file of its own beside it:
-:mod:`~narthex.engines.llama_find` (where binaries lie), :mod:`~narthex.engines.llama_probe` (what one is),
-:mod:`~narthex.engines.llama_arguments` (knobs to flags),
-:mod:`~narthex.engines.llama_launch` (a running one), :mod:`~narthex.engines.llama_log` (its load report), :mod:`~narthex.engines.llama_exit` (why it ended).
+The engine module that others call. Each step has a file of its own beside it: ``llama_find`` (where binaries
+lie), ``llama_probe`` (what one is), ``llama_arguments`` (knobs to flags), ``llama_launch`` (a running one),
+``llama_log`` (its load report), ``llama_exit`` (why it ended).
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from narthex.host.facts import GpuFacts, GpuProcess
 
 # nvmlClocksThrottleReasons bits that slow the card down against its will (not idle, not user settings).
@@ -110,10 +112,7 @@ def read_processes(nvml: Nvml, handle: Any) -> tuple[GpuProcess, ...]:
 
     In a container the driver may give process ids of the host, or none at all.
     """
-    found: dict[int, int | None] = {}
-    for kind in ("Compute", "Graphics"):
-        for row in nvml.ask(f"nvmlDeviceGet{kind}RunningProcesses", handle) or ():
-            found[row.pid] = max(found.get(row.pid) or 0, row.usedGpuMemory or 0) or None
+    found = _tenants(nvml, handle)
     tenants = (
         GpuProcess(pid=pid, name=_process_name(nvml, pid), vram_bytes=used) for pid, used in found.items()
     )
@@ -165,25 +164,83 @@ class VramReturn:
             time.sleep(0.05)
 
     def _card_bytes(self) -> int | None:
-        if self._nvml is None:
-            return None
-        readings = (self._nvml.ask("nvmlDeviceGetMemoryInfo", handle) for handle in self._nvml.devices())
-        used = [memory.used for memory in readings if memory is not None]
-        return sum(used) if used else None
+        handles = self._nvml.devices() if self._nvml is not None else []
+        return sum(_used(self._nvml, handles)) if self._nvml is not None and handles else None
 
     def _process_bytes(self) -> int:
-        return process_vram(self._nvml, {self._pid}) or 0 if self._nvml is not None else 0
+        if self._nvml is None:
+            return 0
+        return engine_vram(self._nvml, frozenset({self._pid}), None).bytes or 0
 
 
-def process_vram(nvml: Nvml, pids: set[int]) -> int | None:
-    """Bytes that these processes hold on all cards; None where the driver doesn't list them."""
-    used = [
-        row.usedGpuMemory
-        for handle in nvml.devices()
-        for row in nvml.ask("nvmlDeviceGetComputeRunningProcesses", handle) or ()
-        if row.pid in pids and row.usedGpuMemory is not None
-    ]
-    return sum(used) if used else None
+class CardsBefore(msgspec.Struct, frozen=True, kw_only=True):
+    """The cards before an engine started: what was in use on each, and by which processes."""
+
+    used_bytes: tuple[int, ...]
+    pids: frozenset[int]
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine holds on the cards. ``doubt`` tells how it was found out, unless by its process id."""
+
+    bytes: int | None
+    cards: frozenset[int] = frozenset()
+    doubt: str | None = None
+
+
+def cards_before() -> CardsBefore | None:
+    """Taken just before an engine starts; None without a card."""
+    nvml, _ = open_nvml()
+    handles = nvml.devices() if nvml is not None else []
+    if nvml is None or not handles:
+        return None
+    pids = frozenset(pid for handle in handles for pid in _tenants(nvml, handle))
+    return CardsBefore(used_bytes=_used(nvml, handles), pids=pids)
+
+
+def engine_vram(nvml: Nvml, pids: frozenset[int], before: CardsBefore | None) -> Held:
+    """Bytes that an engine's processes hold on all cards.
+
+    By process id where the driver lists it. Else, with ``before``: the one tenant that came since, as in a
+    container, whose process ids the driver gives as the host counts them; else the rise of the cards' use.
+    """
+    handles = nvml.devices()
+    tenants = [_tenants(nvml, handle) for handle in handles]
+    held = _held_by(tenants, pids)
+    if held.bytes is not None or before is None:
+        return held
+    new = {pid for card in tenants for pid in card} - before.pids
+    held = _held_by(tenants, frozenset(new)) if len(new) == 1 else held
+    if held.bytes is not None:
+        doubt = (
+            "VRAM: the driver does not know the engine's process id; the one new tenant of the card counts."
+        )
+        return Held(bytes=held.bytes, cards=held.cards, doubt=doubt)
+    rises = [now - then for now, then in zip(_used(nvml, handles), before.used_bytes, strict=False)]
+    cards = frozenset(index for index, rise in enumerate(rises) if rise > 0)
+    doubt = "VRAM: the driver lists no process of the engine; the rise of the card's use counts, anyone's."
+    return Held(bytes=sum(max(0, rise) for rise in rises), cards=cards, doubt=doubt)
+
+
+def _held_by(tenants: list[dict[int, int | None]], pids: frozenset[int]) -> Held:
+    mine = {index: [card[pid] for pid in pids if pid in card] for index, card in enumerate(tenants)}
+    sizes = [size for row in mine.values() for size in row if size is not None]
+    cards = frozenset(index for index, row in mine.items() if row)
+    return Held(bytes=sum(sizes) if sizes else None, cards=cards)
+
+
+def _tenants(nvml: Nvml, handle: Any) -> dict[int, int | None]:
+    """Process id → bytes on this card; None where the driver doesn't tell the size."""
+    found: dict[int, int | None] = {}
+    for kind in ("Compute", "Graphics"):
+        for row in nvml.ask(f"nvmlDeviceGet{kind}RunningProcesses", handle) or ():
+            found[row.pid] = max(found.get(row.pid) or 0, row.usedGpuMemory or 0) or None
+    return found
+
+
+def _used(nvml: Nvml, handles: list[Any]) -> tuple[int, ...]:
+    readings = (nvml.ask("nvmlDeviceGetMemoryInfo", handle) for handle in handles)
+    return tuple(memory.used if memory is not None else 0 for memory in readings)
 
 
 def _process_name(nvml: Nvml, pid: int) -> str | None:
