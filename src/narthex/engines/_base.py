@@ -7,6 +7,7 @@ from typing import Protocol
 
 import msgspec
 
+from narthex.host.facts import CardsBefore
 from narthex.outcomes import Outcome
 
 
@@ -98,10 +99,19 @@ class RunningEngine(Protocol):
     """An engine process that answers. Always used as a context manager; leaving it stops the process."""
 
     url: str
-    pid: int
     load_s: float
     report: LoadReport
     log_path: Path
+
+    @property
+    def pid(self) -> int:
+        """Of the engine itself."""
+        ...
+
+    @property
+    def cards_before(self) -> CardsBefore | None:
+        """The GPUs before the start, for the sampler; None where the engine uses none."""
+        ...
 
     def alive(self) -> bool:
         """Whether the process still runs."""

@@ -22,7 +22,8 @@ from narthex.engines.llama_log import parse_load
 from narthex.engines.llama_probe import environment
 from narthex.engines.oom import oom_kills, oom_kills_since
 from narthex.engines.stall import StallWatch
-from narthex.host.gpu import CardsBefore, VramReturn, cards_before
+from narthex.host.facts import CardsBefore
+from narthex.host.gpu import VramReturn, cards_before
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 

@@ -32,6 +32,13 @@ class GpuFacts(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth_bytes_s: float | None = None  # bus width × memory clock × 2: the roofline's ceiling
 
 
+class CardsBefore(msgspec.Struct, frozen=True, kw_only=True):
+    """The cards just before an engine started: what was in use on each, and by which processes."""
+
+    used_bytes: tuple[int, ...]
+    pids: frozenset[int]
+
+
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The machine at one moment."""
 

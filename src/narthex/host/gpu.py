@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from narthex.host.facts import GpuFacts, GpuProcess
+from narthex.host.facts import CardsBefore, GpuFacts, GpuProcess
 
 # nvmlClocksThrottleReasons bits that slow the card down against its will (not idle, not user settings).
 THROTTLE_REASONS = {
@@ -171,13 +171,6 @@ class VramReturn:
         if self._nvml is None:
             return 0
         return engine_vram(self._nvml, frozenset({self._pid}), None).bytes or 0
-
-
-class CardsBefore(msgspec.Struct, frozen=True, kw_only=True):
-    """The cards before an engine started: what was in use on each, and by which processes."""
-
-    used_bytes: tuple[int, ...]
-    pids: frozenset[int]
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from narthex.host.collect import load_1m
-from narthex.host.gpu import CardsBefore, Nvml, engine_vram, open_nvml, read_throttle
+from narthex.host.facts import CardsBefore
+from narthex.host.gpu import Nvml, engine_vram, open_nvml, read_throttle
 from narthex.host.processes import busy_seconds, cpu_seconds, family, resident_bytes
 
 T = TypeVar("T", int, float)
