@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from narthex.errors import NarthexError
-
 if TYPE_CHECKING:
     from narthex.journal.journal import Journal
     from narthex.journal.rows import StudyRow
@@ -25,19 +23,18 @@ def command(study: str, output: str | None) -> None:
     """
     from narthex.journal.journal import Journal
     from narthex.views.report.page import render
-    from narthex.views.report.source import pictures
+    from narthex.views.report.source import pictures, write_page
 
     with Journal.open() as journal:
         row = journal.find_study(study)
         result = _result(journal, row)
         notes = [note.text for note in journal.notes(row.id)]
-    memory, gap = pictures(result)
-    page = render(result, memory, memory_gap=gap, notes=notes)
     if output == "-":
-        click.echo(page, nl=False)
+        memory, gap = pictures(result)
+        click.echo(render(result, memory, memory_gap=gap, notes=notes), nl=False)
         return
     path = Path(output or f"narthex-{row.id}.html")
-    _write(path, page)
+    write_page(result, path, notes)
     click.echo(str(path))
 
 
@@ -47,13 +44,3 @@ def _result(journal: Journal, row: StudyRow) -> StudyResult:
     if row.result is not None:
         return stored(row.result, row.id)
     return unfinished(row, journal.trials(row.id), journal.decisions(row.id), journal.soaks(row.id))
-
-
-def _write(path: Path, page: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise NarthexError(
-            f"{path} can't be written: {error.strerror}.", hint="Name another file with -o."
-        ) from error

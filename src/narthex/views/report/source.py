@@ -13,6 +13,7 @@ from narthex.memory.plan import Device
 from narthex.studies.records import Baseline, Decision, Question, StudyResult
 from narthex.trials.trial import TrialRecord
 from narthex.views.report.memory import MemoryPicture, picture_memory
+from narthex.views.report.page import render
 
 _BASELINE = "baseline:"
 _MAIN_MEMORY = (Device(name="Host", kind="host"),)  # where a study saw no device
@@ -66,6 +67,22 @@ def unfinished(
         soaked_knobs=tuple(soak.knobs for soak in soaks),
         finished=False,
     )
+
+
+def write_page(result: StudyResult, path: Path, notes: Sequence[str] = ()) -> None:
+    """Write the page of a result, with the memory pictures where the model file is at hand.
+
+    Folders on the way are made. Raises NarthexError where the file can't be written.
+    """
+    memory, gap = pictures(result)
+    page = render(result, memory, memory_gap=gap, notes=notes)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise NarthexError(
+            f"{path} can't be written: {error.strerror}.", hint="Name another file."
+        ) from error
 
 
 def pictures(result: StudyResult) -> tuple[tuple[MemoryPicture, ...], str]:
