@@ -19,7 +19,6 @@ from narthex import paths
 from narthex.errors import JournalError
 from narthex.journal.journal import Journal
 from narthex.knobs import KnobValues
-
 from narthex.memory.calibrate import PredictionRecord
 from narthex.outcomes import Outcome
 from narthex.testing.samples import KNOBS, MODEL, soak_report, trial_record

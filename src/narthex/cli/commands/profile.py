@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from narthex.cli.options import json_option
-from narthex.errors import EngineNotFound, ExitCode, ModelFileError, ProfileError
+from narthex.errors import ExitCode, ModelFileError, ProfileError
 from narthex.journal.journal import Journal
 from narthex.outcomes import Outcome
 from narthex.profiles.drift import changes, engine_for
@@ -148,14 +148,10 @@ class _World:
         return self._host
 
     def _found_engines(self, extra_args: tuple[str, ...]) -> list[Engine]:
-        from narthex.engines.llama_server import find_engine, find_engines
+        from narthex.engines.llama_server import find_engines
 
         if extra_args not in self._engines:
-            try:
-                found = [find_engine(None, extra_args)] if extra_args else find_engines()
-            except EngineNotFound:
-                found = []
-            self._engines[extra_args] = found
+            self._engines[extra_args] = find_engines(None, extra_args)
         return self._engines[extra_args]
 
     def _model(self, path: str) -> Inspection | None:
