@@ -81,7 +81,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it: the source of ``tune --json``, of the table and of the report."""
+    """All of it: the source of ``tune --json``, of the table and of the report.
+
+    ``extra`` may hold ``limits`` (what limits the winner, a sentence) and ``devices`` (the
+    :class:`narthex.memory.plan.Device` records that the study planned for, as plain values).
+    """
 
     study: str
     question: Question

@@ -29,18 +29,19 @@ class MemoryBar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryPicture(msgspec.Struct, frozen=True, kw_only=True):
-    """The bars of one device, for the winner's other knobs; ``free_bytes`` is what there was to take."""
+    """The bars of one device, for the winner's other knobs; ``free_bytes`` is what there was to take, ``when``."""
 
     device: str
     kind: str
     knobs: KnobValues
     free_bytes: int | None
     reserve_bytes: int
+    when: str = "when the study began"
     bars: tuple[MemoryBar, ...]
 
 
 def picture_memory(
-    inspection: Inspection, knobs: KnobValues, devices: Sequence[Device]
+    inspection: Inspection, knobs: KnobValues, devices: Sequence[Device], when: str = "when the study began"
 ) -> tuple[MemoryPicture, ...]:
     """One picture for each GPU, or for the main memory where there is no GPU.
 
@@ -62,6 +63,7 @@ def picture_memory(
                     knobs=knobs,
                     free_bytes=device.free_bytes,
                     reserve_bytes=plans[0].reserve_bytes,
+                    when=when,
                     bars=bars,
                 )
             )

@@ -182,6 +182,7 @@ def _memory(picture: MemoryPicture, index: int) -> dict[str, Any]:
         "knobs": picture.knobs.describe(),
         "free": format_size(picture.free_bytes) if picture.free_bytes is not None else None,
         "reserve": format_size(picture.reserve_bytes),
+        "when": picture.when,
         "rows": rows,
     }
 

@@ -16,7 +16,6 @@ from narthex.views.report.memory import MemoryPicture, picture_memory
 from narthex.views.report.page import render
 
 _BASELINE = "baseline:"
-_MAIN_MEMORY = (Device(name="Host", kind="host"),)  # where a study saw no device
 
 
 def stored(body: bytes, study: str) -> StudyResult:
@@ -88,7 +87,8 @@ def write_page(result: StudyResult, path: Path, notes: Sequence[str] = ()) -> No
 def pictures(result: StudyResult) -> tuple[tuple[MemoryPicture, ...], str]:
     """The memory pictures of the winner, or none and the reason.
 
-    The devices are those that the study saw (``extra["devices"]``, as :class:`narthex.memory.plan.Device`).
+    The devices are those that the study planned for (``extra["devices"]``); where it noted none, those of
+    this machine, if it is still the study's own; else only the main memory, without a line for what is free.
     """
     if result.chosen is None:
         return (), "nothing is recommended, so there is no setting to draw."
@@ -100,9 +100,32 @@ def pictures(result: StudyResult) -> tuple[tuple[MemoryPicture, ...], str]:
         inspection = inspect_file(result.model.path)
         if inspection.identity != result.model.identity:
             return (), "the model file has changed since the study."
-        devices = msgspec.convert(result.extra.get("devices", ()), type=tuple[Device, ...])
-        return picture_memory(inspection, result.chosen, devices or _MAIN_MEMORY), ""
+        devices, when = _devices(result)
+        return picture_memory(inspection, result.chosen, devices, when), ""
     except msgspec.ValidationError:
         return (), "the study's devices can't be read."
     except NarthexError as error:
         return (), error.message
+
+
+def _devices(result: StudyResult) -> tuple[tuple[Device, ...], str]:
+    known = msgspec.convert(result.extra.get("devices", ()), type=tuple[Device, ...])
+    if known:
+        return known, "when the study began"
+    from narthex.host.collect import collect_host
+
+    host = collect_host(processes=False)
+    main = Device(name="host", kind="host")
+    if host.key != result.host:
+        return (main,), ""
+    cards = tuple(
+        Device(name=card.name, kind="gpu", free_bytes=card.free_bytes, total_bytes=card.total_bytes)
+        for card in host.gpus
+    )
+    main = Device(
+        name="host",
+        kind="host",
+        free_bytes=host.ram_available_bytes or None,
+        total_bytes=host.ram_total_bytes or None,
+    )
+    return (*cards, main), "when this page was made"
