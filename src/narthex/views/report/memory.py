@@ -29,7 +29,7 @@ class MemoryBar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryPicture(msgspec.Struct, frozen=True, kw_only=True):
-    """The bars of one device, for the winner's other knobs; ``free_bytes`` is what there was to take, ``when``."""
+    """The bars of one device, for the winner's other knobs. ``free_bytes`` is what was free ``when``."""
 
     device: str
     kind: str
