@@ -39,7 +39,8 @@ def traffic(inspection: Inspection, knobs: KnobValues, *, depth: int) -> Traffic
     on_gpu = min(knobs.gpu_layers or 0, inspection.layers + 1)
     first = inspection.layers + 1 - on_gpu  # llama.cpp offloads from the end; the output layer is the last
     gpu = cpu = 0
-    for index, layer in enumerate(inspection.layer_shapes):
+    decoding = len(inspection.layer_shapes) - inspection.nextn_layers  # the last only guess ahead
+    for index, layer in enumerate(inspection.layer_shapes[:decoding]):
         share = inspection.experts_used / inspection.experts if inspection.experts else 1.0
         experts = int(layer.expert_bytes * share)
         rest = layer.weight_bytes - layer.expert_bytes + _cache_bytes(layer, knobs.kv_type, depth)
@@ -72,10 +73,9 @@ def roofline_share(
 
 
 def _cache_bytes(layer: LayerShape, kv_type: str, depth: int) -> int:
-    if layer.attention is AttentionKind.RECURRENT:
+    if layer.attention in (AttentionKind.RECURRENT, AttentionKind.NONE):
         return layer.state_bytes
-    if layer.attention is AttentionKind.NONE:
-        return 0
     seen = min(depth, layer.window) if layer.window else depth
     heads = 1 if layer.attention is AttentionKind.LATENT else layer.kv_heads
-    return int(seen * heads * (layer.key_length + layer.value_length) * KV_BYTES.get(kv_type, 2.0))
+    row = heads * (layer.key_length + layer.value_length) + layer.index_length
+    return layer.state_bytes + int(seen * row * KV_BYTES.get(kv_type, 2.0))

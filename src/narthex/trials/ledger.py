@@ -1,0 +1,96 @@
+"""Prediction beside reality, term by term: what the planner learns from. Pure."""
+
+from __future__ import annotations
+
+from narthex.engines._base import DeviceBuffers, LoadReport
+from narthex.knobs import KnobValues
+from narthex.memory.calibrate import PredictionRecord, Term, device_kind
+from narthex.memory.plan import DevicePlan, MemoryPlan
+from narthex.trials.observation import Observation
+from narthex.trials.trial import Trial
+
+
+def loaded_knobs(knobs: KnobValues, report: LoadReport) -> KnobValues:
+    """The setting as the engine really loaded it: its own choice of layers, the context it granted."""
+    return knobs.with_(
+        gpu_layers=report.offloaded_layers if report.offloaded_layers is not None else knobs.gpu_layers,
+        num_ctx=report.num_ctx or knobs.num_ctx,
+    )
+
+
+def ledger(
+    plan: MemoryPlan, trial: Trial, observation: Observation, *, slots_plan: MemoryPlan | None = None
+) -> list[PredictionRecord]:
+    """One record for each term and device that the engine's log or NVML told.
+
+    ``plan`` is the uncalibrated plan of :func:`loaded_knobs`, ``slots_plan`` the same with logits for the
+    slots only. Empty where the load failed or printed no sizes, where it was split over several GPUs, and
+    where the plan is for another number of layers than were loaded.
+    """
+    report = observation.report
+    if report is None or not report.buffers:
+        return []
+    if _of_kind(plan, "gpu") and report.offloaded_layers not in (None, plan.knobs.gpu_layers):
+        return []
+    gpus = [row for row in report.buffers if device_kind(row.device) == "gpu"]
+    if len(gpus) > 1:
+        return []
+    records = []
+    for buffers in report.buffers:
+        kind = device_kind(buffers.device)
+        if (device := _of_kind(plan, kind)) is not None:
+            records += _terms(trial, device, _of_kind(slots_plan, kind), buffers)
+    return records + _overhead(trial, plan, gpus, observation)
+
+
+def _terms(
+    trial: Trial, device: DevicePlan, twin: DevicePlan | None, buffers: DeviceBuffers
+) -> list[PredictionRecord]:
+    terms: tuple[Term, ...] = ("model", "context", "compute")
+    return [
+        _record(
+            trial,
+            buffers.device,
+            term,
+            (_bytes(device, term), _bytes(buffers, term)),
+            slots_bytes=_bytes(twin, term) if twin else None,
+        )
+        for term in terms
+    ]
+
+
+def _bytes(record: DevicePlan | DeviceBuffers, term: Term) -> int:
+    size: int = getattr(record, f"{term}_bytes")
+    return size
+
+
+def _overhead(
+    trial: Trial, plan: MemoryPlan, gpus: list[DeviceBuffers], observation: Observation
+) -> list[PredictionRecord]:
+    """What the process holds on the card beside the engine's own buffers."""
+    seen = observation.peaks.vram_bytes
+    device = _of_kind(plan, "gpu")
+    if seen is None or device is None or not gpus:
+        return []
+    told = gpus[0].model_bytes + gpus[0].context_bytes + gpus[0].compute_bytes
+    return [_record(trial, gpus[0].device, "overhead", (device.overhead_bytes, max(0, seen - told)))]
+
+
+def _of_kind(plan: MemoryPlan | None, kind: str) -> DevicePlan | None:
+    return next((row for row in plan.devices if row.kind == kind), None) if plan else None
+
+
+def _record(
+    trial: Trial, device: str, term: Term, sizes: tuple[int, int], slots_bytes: int | None = None
+) -> PredictionRecord:
+    return PredictionRecord(
+        model_identity=trial.model.identity,
+        engine_key=trial.engine_key,
+        device=device,
+        term=term,
+        knobs=trial.knobs,
+        predicted_bytes=sizes[0],
+        actual_bytes=sizes[1],
+        source="nvml" if term == "overhead" else "log",
+        slots_bytes=slots_bytes,
+    )

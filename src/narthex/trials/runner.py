@@ -1,0 +1,166 @@
+"""``EngineRunner``: answers a trial with a real engine, in a child that can die. Always ends in data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from narthex.engines._base import Engine, Failure, LaunchFailed, LoadReport, RunningEngine, StopReport
+from narthex.knobs import KnobValues
+from narthex.models.inspection import Inspection
+from narthex.outcomes import Outcome
+from narthex.trials.observation import Observation
+from narthex.trials.probes import Probes, Readings, machine_bandwidth
+from narthex.trials.roofline import Bandwidth, roofline_share
+from narthex.trials.session import Session
+from narthex.trials.trial import Trial, Watch
+from narthex.trials.turns import Turns, too_long
+from narthex.trials.verdict import WIDE_SPREAD
+from narthex.trials.workload import WORKLOADS, Prompts
+from narthex.units import format_duration, format_rate
+
+
+class EngineRunner:
+    """Runs trials of one model on one engine, each in a fresh engine process.
+
+    ``prompts``: the user's own; without it each trial gets those of its workload.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        model_path: Path,
+        inspection: Inspection,
+        *,
+        log_dir: Path,
+        prompts: Prompts | None = None,
+    ) -> None:
+        self.engine = engine
+        self.inspection = inspection
+        self._model_path = model_path
+        self._log_dir = log_dir
+        self._prompts = prompts
+
+    def run(self, trial: Trial, watch: Watch) -> Observation:
+        """Load, warm up, time, stop. Failures are data; only KeyboardInterrupt gets out."""
+        if why := too_long(trial.turn, trial.knobs):
+            return Observation(outcome=Outcome.UNSUPPORTED_SETTING, reason=why, counts_as_load=False)
+        watch("loading", None)
+        bandwidth, missing = machine_bandwidth()
+        try:
+            engine = self.launch(trial, watch)
+        except LaunchFailed as failed:
+            return _not_loaded(failed)
+        with engine:
+            turns = Turns(
+                Session(engine, self.prompts_for(trial)), trial, slot_ctx(engine, trial.knobs), watch
+            )
+            with Probes(engine) as probes:
+                failure = turns.warm_up()
+                if failure is None:
+                    with probes.timing():
+                        failure = turns.repeat()
+                failure = failure or turns.near_end()
+            watch("stopping", None)
+            stopped = engine.stop()
+        observation = _observation(engine, turns, failure, probes.read(), stopped)
+        share = self._bandwidth_share(trial, observation, bandwidth)
+        gaps = (*observation.gaps, *missing, *_gaps(trial, engine.report, share))
+        return msgspec.structs.replace(observation, bandwidth_share=share, gaps=gaps)
+
+    def launch(self, trial: Trial, watch: Watch) -> RunningEngine:
+        """The engine with the trial's setting, ready. Raises LaunchFailed. Use it as a context manager."""
+        from narthex.engines.llama_server import launch
+
+        return launch(self.engine, self._model_path, trial.knobs, log_dir=self._log_dir, watch=watch)
+
+    def prompts_for(self, trial: Trial) -> Prompts:
+        """The user's own prompts, else those of the trial's workload."""
+        if self._prompts is not None:
+            return self._prompts
+        return Prompts(trial.workload if trial.workload in WORKLOADS else "chat")
+
+    def _bandwidth_share(self, trial: Trial, observation: Observation, bandwidth: Bandwidth) -> float | None:
+        report, speed = observation.report, observation.decode_tps
+        if report is None or speed is None or trial.knobs.parallel > 1:
+            return None  # several streams share one reading of the weights
+        layers: int | None = 0
+        if self.engine.devices:
+            told = report.offloaded_layers
+            layers = told if told is not None else trial.knobs.gpu_layers
+        if layers is None:
+            return None
+        knobs = trial.knobs.with_(gpu_layers=layers)
+        depth = trial.turn.depth + trial.turn.prompt_tokens
+        return roofline_share(self.inspection, knobs, speed, bandwidth, depth=depth)
+
+
+def slot_ctx(engine: RunningEngine, knobs: KnobValues) -> int:
+    """Tokens of one slot: as asked for, or less where the engine cut it; what it rounds up is not used."""
+    return min(engine.report.num_ctx or knobs.num_ctx, knobs.num_ctx)
+
+
+def _not_loaded(failed: LaunchFailed) -> Observation:
+    failure = failed.failure
+    return Observation(
+        outcome=failure.outcome,
+        reason=failure.line,
+        load_s=failed.load_s,
+        requested_bytes=failure.requested_bytes,
+    )
+
+
+def _observation(
+    engine: RunningEngine, turns: Turns, failure: Failure | None, readings: Readings, stopped: StopReport
+) -> Observation:
+    joules = readings.joules
+    measured = Observation(
+        outcome=failure.outcome if failure else Outcome.DONE,
+        reason=failure.line if failure else "",
+        load_s=engine.load_s,
+        turns=tuple(turns.timings),
+        end_turns=tuple(turns.end_timings),
+        report=engine.report,
+        peaks=readings.peaks,
+        joules=joules,
+        tokens_per_joule=turns.generated / joules if joules and turns.generated else None,
+        requested_bytes=failure.requested_bytes if failure else None,
+        gaps=(*engine.report.gaps, *turns.gaps, *readings.gaps),
+    )
+    return msgspec.structs.replace(
+        measured,
+        reason=measured.reason or _sentence(measured),
+        doubts=(*turns.doubts, *readings.doubts, *_doubts(measured, stopped)),
+    )
+
+
+def _sentence(observation: Observation) -> str:
+    if observation.turn_s is None:
+        return "Done, but the engine told no speed."
+    return (
+        f"A turn takes {format_duration(observation.turn_s)}: reads {format_rate(observation.prompt_tps)}, "
+        f"writes {format_rate(observation.decode_tps)}."
+    )
+
+
+def _doubts(observation: Observation, stopped: StopReport) -> Iterator[str]:
+    spread = observation.spread
+    if spread is not None and spread > WIDE_SPREAD:
+        yield f"the repeats differ by {spread:.0%}"
+    if stopped.vram_back is False:
+        yield "the GPU memory did not come back after the engine was stopped"
+
+
+def _gaps(trial: Trial, report: LoadReport, share: float | None) -> Iterator[str]:
+    if report.num_ctx is not None and report.num_ctx < trial.knobs.num_ctx:
+        yield f"Context: the engine cut it to {report.num_ctx} tokens a slot."
+    if share is None:
+        several = trial.knobs.parallel > 1
+        why = (
+            "several streams share one reading of the weights"
+            if several
+            else "a bandwidth or the speed is unknown"
+        )
+        yield f"Share of the bandwidth limit: {why}."

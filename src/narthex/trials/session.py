@@ -1,0 +1,133 @@
+"""A loaded engine, asked: unique prompts go in, timings come out, and a failure is traced to its line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from statistics import median
+
+import msgspec
+
+from narthex.engines._base import Failure, RunningEngine
+from narthex.outcomes import Outcome
+from narthex.trials import client
+from narthex.trials.client import OnProgress, OnToken, Reply
+from narthex.trials.workload import Prompts
+
+DEATH_WAIT_S = 5.0
+"""How long a lost connection waits for the engine's exit: a dying process writes its dump first."""
+STALL_FLOOR_S = 30.0
+"""No engine that works is silent for longer between two tokens; prompts get more, by their size."""
+STALL_FACTOR = 4.0
+"""Silence may last so many times what the prompt should take: some builds are silent until it is read."""
+FIRST_STALL_S = 180.0
+"""The same while no speed is known yet."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What all slots answered to one round of questions; rates are medians over the streams."""
+
+    replies: tuple[Reply, ...]
+    failure: Failure | None = None
+
+    def _median(self, name: str) -> float | None:
+        values = [value for reply in self.replies if (value := getattr(reply, name)) is not None]
+        return median(values) if values else None
+
+    @property
+    def prompt_tps(self) -> float | None:
+        """Prompt tokens/s of one stream."""
+        return self._median("prompt_tps")
+
+    @property
+    def decode_tps(self) -> float | None:
+        """Decoded tokens/s of one stream."""
+        return self._median("decode_tps")
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds to the first token of one stream."""
+        return self._median("ttft_s")
+
+    @property
+    def seconds(self) -> float:
+        """The slowest stream's wall time."""
+        return max(reply.seconds for reply in self.replies)
+
+    @property
+    def longest_gap_s(self) -> float:
+        """The longest silence of a stream."""
+        return max(reply.longest_gap_s for reply in self.replies)
+
+    @property
+    def cached(self) -> int:
+        """Prompt tokens that a cache answered; more than 0 spoils the figures."""
+        return max(reply.cache_n for reply in self.replies)
+
+
+class Session:
+    """One running engine with a source of prompts."""
+
+    def __init__(self, engine: RunningEngine, prompts: Prompts) -> None:
+        self.engine = engine
+        self._prompts = prompts
+        self._prompt_tps: float | None = None
+
+    def ask(
+        self,
+        sizes: Sequence[int],
+        *,
+        generate: int,
+        timeout_s: float,
+        on_token: OnToken | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Answer:
+        """One fresh prompt a slot, of the given sizes in tokens, all at once."""
+        try:
+            prompts = [self.prompt(size) for size in sizes]
+        except (OSError, ValueError) as error:
+            reply = Reply(
+                outcome=Outcome.REQUEST_FAILED, error=f"the text was not tokenized: {error}", lost=True
+            )
+            return Answer(replies=(reply,), failure=self.explain(reply))
+        replies = client.complete_many(
+            self.engine.url,
+            prompts,
+            generate=generate,
+            stall_s=self.stall_s(sum(sizes)),
+            timeout_s=timeout_s,
+            on_token=on_token,
+            on_progress=on_progress,
+        )
+        failed = next((reply for reply in replies if reply.outcome is not Outcome.DONE), None)
+        answer = Answer(replies=tuple(replies), failure=self.explain(failed) if failed else None)
+        self._prompt_tps = answer.prompt_tps or self._prompt_tps
+        return answer
+
+    def prompt(self, size: int) -> list[int]:
+        """A fresh prompt of exactly ``size`` tokens. Raises OSError or ValueError."""
+        return self._prompts.tokens(size, lambda text: client.tokenize(self.engine.url, text))
+
+    def stall_s(self, prompt_tokens: int) -> float:
+        """Silence that counts as a stall while so many prompt tokens are read."""
+        if self._prompt_tps is None:
+            return FIRST_STALL_S
+        return max(STALL_FLOOR_S, STALL_FACTOR * prompt_tokens / self._prompt_tps)
+
+    def explain(self, reply: Reply) -> Failure:
+        """Why a completion failed: the engine's own line where it died, else the server's words."""
+        from narthex.engines.llama_server import explain_exit
+
+        if reply.lost:
+            deadline = time.monotonic() + DEATH_WAIT_S
+            while self.engine.alive() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            failure = self.engine.failure() if not self.engine.alive() else None
+            if failure is not None:
+                return failure
+        elif reply.outcome is Outcome.REQUEST_FAILED:
+            # The server may live on after an allocation failed: the log tells more than the answer.
+            seen = explain_exit(self.engine.tail(60), None, loaded=True)
+            if seen.outcome.is_memory:
+                return seen
+        return Failure(outcome=reply.outcome, line=reply.error)
