@@ -1,35 +1,25 @@
 """How likely a setting fits into memory, from the plan where there is one and from what has been tried.
 
-With a plan the unknown is one figure: how much memory the engine really gets. The plan's own limit is the
-prior, a good load raises what is known to be there and a failed one caps it. Without a plan only an order
-is known: a setting that needs at least as much of everything as a failed one fails too. Between the highest
-layer count that worked and the lowest that failed, the edge is taken to be anywhere with equal chance on the
-scale of log turn time; choosing by chance × gain then halves the gap on that scale (see ``design.md``).
+A setting that needs at least as much of everything as a failed one fails too; one that needs no more than a
+good one fits. For the rest: with a plan the unknown is one figure, how much memory the engine really gets.
+The plan's own limit is the prior, a good load raises what is known to be there and a failed one caps it.
+Without a plan :mod:`narthex.studies.edge` weighs guesses of the sizes.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from math import erf, log, sqrt
 
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
+from narthex.studies.edge import Edge
 from narthex.studies.space import KV_BYTES, Candidate, Space
 from narthex.trials.trial import TrialRecord
 from narthex.units import MIB
 
 PLAN_SIGMA_BYTES = 96 * MIB  # how far a plan may be off: the planner's own bound on recorded loads
-UNTRIED = 0.85  # no plan, nothing tried: most settings that people ask about fit
-LAST_RESORT = 0.97  # the setting that needs least may fail too
-BELIEVED = 0.95  # the engine's own placement fitted this many layers
-_RESCUE = (  # chance that a smaller micro-batch or KV cache saves what failed, by the buffer that failed
-    (re.compile(r"load model|model buffer|load_tensors|tensor", re.IGNORECASE), 0.03),
-    (re.compile(r"compute|graph", re.IGNORECASE), 0.30),
-    (re.compile(r"kv|cache", re.IGNORECASE), 0.30),
-)
-_RESCUE_UNKNOWN = 0.2
-_RESCUE_AGAIN = 0.25  # what is left of it after each rescue that failed
 _SAME_FEATURES = 0.1  # a combination of KV type and flash attention that the engine refused
 
 
@@ -42,20 +32,15 @@ class Feasibility:
         self._space = space
         self._turn_s = turn_s
         done = [record for record in history if record.observation.outcome is Outcome.DONE]
+        explicit = [record for record in history if record.trial.knobs.gpu_layers is not None]
         self._good = [record.trial.knobs for record in done if record.trial.knobs.gpu_layers is not None]
-        self._believed = max((offloaded for record in done if (offloaded := _placed(record))), default=None)
-        self._failed = [
-            record
-            for record in history
-            if is_short_of_memory(record) and record.trial.knobs.gpu_layers is not None
-        ]
+        self._placed = [placed for record in done if (placed := _placed(record))]
+        self._failed = [record for record in explicit if is_short_of_memory(record)]
         self._refused = {
             (record.trial.knobs.kv_type, record.trial.knobs.flash_attn)
-            for record in history
+            for record in explicit
             if record.observation.outcome in (Outcome.UNSUPPORTED_SETTING, Outcome.CRASHED)
-            and record.trial.knobs.gpu_layers is not None
         }
-        self._known = self._limits()
 
     def chance(self, candidate: Candidate) -> float:
         """The chance in 0…1 that this setting loads and computes."""
@@ -71,18 +56,14 @@ class Feasibility:
             return 1.0
         if candidate.need_bytes is not None and candidate.limit_bytes is not None:
             return self._planned(candidate.need_bytes, candidate.limit_bytes)
-        return self._ordered(candidate)
+        return self._edge.chance(knobs)
 
-    # With a plan.
-
-    def _limits(self) -> tuple[float, float]:
+    @cached_property
+    def _known(self) -> tuple[float, float]:
         """The most that is known to be there, and the least that is known to be too much, in plan bytes."""
-        good = [c.need_bytes for knobs in self._good if (c := self._space.find(knobs)) and c.need_bytes]
-        bad = [
-            c.need_bytes
-            for record in self._failed
-            if (c := self._space.find(record.trial.knobs)) and c.need_bytes
-        ]
+        by_knobs = {candidate.knobs: candidate.need_bytes for candidate in self._space.candidates}
+        good = [need for knobs in self._good if (need := by_knobs.get(knobs))]
+        bad = [need for record in self._failed if (need := by_knobs.get(record.trial.knobs))]
         return float(max(good, default=0)), float(min(bad, default=float("inf")))
 
     def _planned(self, need: int, limit: int) -> float:
@@ -95,60 +76,27 @@ class Feasibility:
         def below(value: float) -> float:
             return 0.5 * (1 + erf((value - limit) / (PLAN_SIGMA_BYTES * sqrt(2))))
 
-        mass = (below(high) if high != float("inf") else 1.0) - (below(low) if low else 0.0)
+        ceiling = below(high) if high != float("inf") else 1.0
+        mass = ceiling - (below(low) if low else 0.0)
         if mass < 1e-3:  # the plan is contradicted: all that is left is the gap itself
             return (high - need) / (high - low) if high != float("inf") else 0.5
-        return ((below(high) if high != float("inf") else 1.0) - below(need)) / mass
+        return (ceiling - below(need)) / mass
 
-    # Without one.
-
-    def _ordered(self, candidate: Candidate) -> float:
-        layers = candidate.knobs.gpu_layers
-        assert layers is not None
-        above = [failed for record in self._failed if (failed := record.trial.knobs.gpu_layers or 0) > layers]
-        at_or_below = [
-            record for record in self._failed if (record.trial.knobs.gpu_layers or 0) <= layers
-        ]  # with a larger micro-batch, KV cache or context, else the order would have settled it
-        believed = self._believed is not None and layers <= self._believed
-        if at_or_below:
-            return self._rescue(candidate.knobs, at_or_below)
-        if believed:
-            return BELIEVED
-        return self._between(layers, min(above)) if above else UNTRIED
-
-    def _between(self, layers: int, failed: int) -> float:
-        """The chance by place between what worked and what failed, on the scale of log turn time."""
-        worked = [knobs.gpu_layers for knobs in self._good if (knobs.gpu_layers or 0) < failed]
-        floor = max((count for count in worked if count is not None), default=None)
-        if self._believed is not None and self._believed < failed:
-            floor = max(floor or 0, self._believed)
-        if floor is None:
-            floor = min(self._space.values("gpu_layers"))
-            if layers <= floor:
-                return LAST_RESORT
-        if layers <= floor:
-            return BELIEVED
-        top, mid, bottom = (self._log_time(count) for count in (failed, layers, floor))
-        return min(max((mid - top) / (bottom - top), 0.02), 0.98) if bottom > top else 0.5
+    @cached_property
+    def _edge(self) -> Edge:
+        return Edge(
+            all_layers=self._space.all_layers,
+            min_ctx=self._space.min_ctx,
+            log_time=self._log_time,
+            good=self._good,
+            failed=self._failed,
+            placed=max(self._placed, key=lambda knobs: knobs.gpu_layers or 0, default=None),
+        )
 
     def _log_time(self, layers: int) -> float:
         knobs = KnobValues(gpu_layers=layers, flash_attn="on")
         share = self._space.cpu_share(knobs)
         return log(self._turn_s(Candidate(knobs=knobs, cpu_share=share)))
-
-    def _rescue(self, knobs: KnobValues, failures: Sequence[TrialRecord]) -> float:
-        """A setting with as many layers as one that failed, but a smaller micro-batch or KV cache."""
-        chance = 1.0
-        for record in failures:
-            chance = min(chance, _rescue_chance(record.observation.reason))
-        rescues = sum(
-            any(
-                other is not record and _is_rescue(record.trial.knobs, other.trial.knobs)
-                for other in self._failed
-            )
-            for record in self._failed
-        )
-        return chance * _RESCUE_AGAIN**rescues
 
 
 def is_short_of_memory(record: TrialRecord) -> bool:
@@ -171,16 +119,9 @@ def needs_as_much(knobs: KnobValues, other: KnobValues) -> bool:
     )
 
 
-def _is_rescue(knobs: KnobValues, failed: KnobValues) -> bool:
-    return knobs != failed and knobs.gpu_layers == failed.gpu_layers and needs_as_much(failed, knobs)
-
-
-def _rescue_chance(reason: str) -> float:
-    found = [chance for pattern, chance in _RESCUE if pattern.search(reason)]
-    return max(found, default=_RESCUE_UNKNOWN)
-
-
-def _placed(record: TrialRecord) -> int | None:
-    """Layers that the engine's own placement put on the GPU."""
-    report = record.observation.report
-    return report.offloaded_layers if record.trial.knobs.gpu_layers is None and report else None
+def _placed(record: TrialRecord) -> KnobValues | None:
+    """What the engine's own placement put on the GPU, as explicit knobs."""
+    report, knobs = record.observation.report, record.trial.knobs
+    if knobs.gpu_layers is not None or report is None or not report.offloaded_layers:
+        return None
+    return knobs.with_(gpu_layers=report.offloaded_layers)
