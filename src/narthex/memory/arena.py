@@ -27,13 +27,8 @@ class Arena:
         self.starts = [0]
         self.ends = [self.ENDLESS]
 
-    def padded(self, size: int) -> int:
-        """``size`` rounded up to the device's alignment."""
-        return -(-size // self.alignment) * self.alignment
-
     def take(self, size: int) -> int:
-        """The offset of a block of ``size`` bytes: the best fit, else at the end."""
-        size = self.padded(size)
+        """The offset of a block of ``size`` bytes, a multiple of the alignment: the best fit, else the end."""
         starts, ends = self.starts, self.ends
         best, best_size = len(starts) - 1, self.ENDLESS
         for i in range(len(starts) - 1):
@@ -44,13 +39,11 @@ class Arena:
         starts[best] = offset + size
         if starts[best] == ends[best]:
             del starts[best], ends[best]
-        if offset + size > self.peak:
-            self.peak = offset + size
+        self.peak = max(self.peak, offset + size)
         return offset
 
     def give_back(self, offset: int, size: int) -> None:
         """Free a block and join it with its free neighbours."""
-        size = self.padded(size)
         if not size:
             return
         starts, ends = self.starts, self.ends
@@ -119,7 +112,12 @@ class _Walk:
         tensor.owned = True
         if tensor.op in IN_PLACE and self._take_over(tensor):
             return
-        tensor.place = (device, self.arenas[device].take(self.size_of(tensor, device)))
+        tensor.room = self._padded(tensor, device)
+        tensor.place = (device, self.arenas[device].take(tensor.room))
+
+    def _padded(self, tensor: Tensor, device: int) -> int:
+        alignment = self.arenas[device].alignment
+        return -(-self.size_of(tensor, device) // alignment) * alignment
 
     def _take_over(self, tensor: Tensor) -> bool:
         # a view never counts as owned, so an operation on a view always gets memory of its own
@@ -130,11 +128,7 @@ class _Walk:
                 continue
             parent.owned = False  # its memory now belongs to `tensor`
             tensor.place = parent.place
-            device, offset = parent.place
-            arena = self.arenas[device]
-            held = arena.padded(self.size_of(parent, device))
-            needed = arena.padded(self.size_of(tensor, device))
-            arena.give_back(offset + needed, held - needed)
+            tensor.room = parent.room  # same layout, so the same size
             return True
         return False
 
@@ -148,5 +142,5 @@ class _Walk:
                 return
         if root.owned and not root.is_output:
             device, offset = root.place
-            self.arenas[device].give_back(offset, self.size_of(root, device))
+            self.arenas[device].give_back(offset, root.room)
             root.owned = False

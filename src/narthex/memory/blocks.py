@@ -16,20 +16,16 @@ from narthex.memory.graph import (
     Tensor,
     cast,
     cont,
-    copy_into,
     fresh,
     get_rows,
     is_contiguous,
     leaf,
     like,
     mul_mat,
-    mul_mat_id,
     permute,
     reshape,
     set_rows,
     strides,
-    sum_rows,
-    top_k,
     transpose,
     view,
 )
@@ -89,7 +85,9 @@ class Blocks:
         out = mul_mat(weight, x)
         return like("add", out, bias) if bias is not None else out
 
-    def norm(self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None, op: str = "rms_norm") -> Tensor:
+    def norm(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None, op: str = "rms_norm"
+    ) -> Tensor:
         """A norm, with weight and bias where there are any."""
         x = like(op, x)
         if weight is not None:
@@ -179,7 +177,9 @@ class Blocks:
             )
         parts = []
         for name, size, count in (("q", d, heads), ("k", d, kv_heads), ("v", dv, kv_heads)):
-            part = self.linear(self.need(layer, f"attn_{name}"), x, self.weight(layer, f"attn_{name}", "bias"))
+            part = self.linear(
+                self.need(layer, f"attn_{name}"), x, self.weight(layer, f"attn_{name}", "bias")
+            )
             if clamp:
                 part = like("clamp", part)
             parts.append((part, size, count))
@@ -329,7 +329,9 @@ class Blocks:
             x = like("unary", raised)
             if act == "relu_sqr":
                 x = like("sqr", x)
-        return self.linear(self.need(layer, f"ffn_down{tag}"), x, self.weight(layer, f"ffn_down{tag}", "bias"))
+        return self.linear(
+            self.need(layer, f"ffn_down{tag}"), x, self.weight(layer, f"ffn_down{tag}", "bias")
+        )
 
 
 class AttentionInputs(NamedTuple):

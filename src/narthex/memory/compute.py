@@ -6,6 +6,7 @@ its allocator (:mod:`graph`, :mod:`placement`, :mod:`arena`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from narthex.memory import arena, recipes
@@ -14,7 +15,7 @@ from narthex.memory.fusion import held_longer
 from narthex.memory.graph import BLOCKS, Tensor, leaf
 from narthex.memory.placement import GPU, Scheduler
 from narthex.memory.weights import GPU_ALIGNMENT, HOST_ALIGNMENT, ROW_PADDING, Placement
-from narthex.models.inspection import Inspection
+from narthex.models.inspection import Inspection, TensorInfo
 
 
 class Compute(NamedTuple):
@@ -25,9 +26,14 @@ class Compute(NamedTuple):
     splits: int
 
 
-def compute_bytes(inspection: Inspection, setup: Setup, placement: Placement) -> Compute:
-    """The compute buffers of one setting. Raises MissingWeight where the file is not what it seems."""
-    graph = build(inspection, setup, placement).graph
+def compute_bytes(
+    inspection: Inspection, setup: Setup, placement: Placement, *, layers: Sequence[int] | None = None
+) -> Compute:
+    """The compute buffers of one setting. Raises MissingWeight where the file is not what it seems.
+
+    ``layers`` shortens the model to some of its layers, in order.
+    """
+    graph = build(inspection, setup, placement, layers=layers).graph
     scheduler = Scheduler(graph, gpu=placement.gpu, gpu_supports=gpu_runs)
     placed = scheduler.place(held_longer)
     if not placement.gpu:
@@ -37,19 +43,33 @@ def compute_bytes(inspection: Inspection, setup: Setup, placement: Placement) ->
     return Compute(gpu, host, placed.splits)
 
 
-def build(inspection: Inspection, setup: Setup, placement: Placement) -> Blocks:
+def build(
+    inspection: Inspection, setup: Setup, placement: Placement, *, layers: Sequence[int] | None = None
+) -> Blocks:
     """The engine's graph for a setting, not yet placed."""
     weights = _Weights(inspection, placement)
     builder = recipes.builder(inspection, setup, weights.get, weights.layer_home)
+    if layers is not None:
+        builder.layers = layers
     builder.build()
     return builder
+
+
+_last: list[tuple[tuple[TensorInfo, ...], dict[str, TensorInfo]]] = []
+
+
+def _by_name(tensors: tuple[TensorInfo, ...]) -> dict[str, TensorInfo]:
+    """Tensors by name; the newest table is kept, since plans come in series for one model."""
+    if not _last or _last[0][0] is not tensors:
+        _last[:] = [(tensors, {tensor.name: tensor for tensor in tensors})]
+    return _last[0][1]
 
 
 class _Weights:
     """Weights as leaves of one graph, each on its device."""
 
     def __init__(self, inspection: Inspection, placement: Placement) -> None:
-        self.infos = {tensor.name: tensor for tensor in inspection.tensors}
+        self.infos = _by_name(inspection.tensors)
         self.placement = placement
         self.made: dict[str, Tensor | None] = {}
 

@@ -5,8 +5,21 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from narthex.memory.blocks import Blocks, MissingWeight
-from narthex.memory.graph import Tensor, cont, fresh, get_rows, like, mul_mat, mul_mat_id, repeat, reshape
-from narthex.memory.graph import set_rows, sum_rows, top_k, view
+from narthex.memory.graph import (
+    Tensor,
+    cont,
+    fresh,
+    get_rows,
+    like,
+    mul_mat,
+    mul_mat_id,
+    repeat,
+    reshape,
+    set_rows,
+    sum_rows,
+    top_k,
+    view,
+)
 
 
 class Routing(NamedTuple):

@@ -134,7 +134,11 @@ def _choice(part: list[Tensor], i: int) -> int:
     probs = part[i]
     ops = [node.op for node in part[i : i + 13]]
     biased = ops[2:3] == ["add"]
-    wanted = ["reshape", "add", "argsort", "view", "get_rows"] if biased else ["reshape", "argsort", "view", "get_rows"]
+    wanted = (
+        ["reshape", "add", "argsort", "view", "get_rows"]
+        if biased
+        else ["reshape", "argsort", "view", "get_rows"]
+    )
     if ops[1 : 1 + len(wanted)] != wanted or part[i + 1].src[0] is not probs:
         return 0
     length = 1 + len(wanted)

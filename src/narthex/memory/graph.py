@@ -40,6 +40,7 @@ class Tensor:
         "op",
         "owned",
         "place",
+        "room",
         "seen",
         "src",
         "views",
@@ -57,6 +58,7 @@ class Tensor:
         self.children = self.views = 0
         self.owned = False
         self.place: tuple[int, int] = (0, 0)  # device and offset, once allocated
+        self.room = 0  # bytes held there, padded
 
     @property
     def nbytes(self) -> int:

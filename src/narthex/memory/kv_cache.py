@@ -49,20 +49,27 @@ def setup_for(inspection: Inspection, knobs: KnobValues, *, flash: bool, every_o
 def cache_bytes(inspection: Inspection, setup: Setup, placement: Placement) -> tuple[int, int]:
     """Bytes of KV cache and recurrent state on the GPU and on the host."""
     on_gpu = on_host = 0
-    shapes = inspection.layer_shapes
-    widest = max((shape.kv_heads * shape.value_length for shape in shapes), default=0)
-    for layer, shape in enumerate(shapes):
+    for layer in range(len(inspection.layer_shapes)):
         gpu = placement.layer_on_gpu(layer)
-        size = sum(
-            _tensor(setup.kv_type, length, setup.streams, cells, on_gpu=gpu)
-            for length, cells in _rows(shape, setup, widest)
-        )
-        size += _up(shape.state_bytes, 4) * setup.streams
+        size = layer_bytes(inspection, layer, setup, on_gpu=gpu)
         if gpu:
             on_gpu += size
         else:
             on_host += size
     return on_gpu, on_host
+
+
+def layer_bytes(inspection: Inspection, layer: int, setup: Setup, *, on_gpu: bool = True) -> int:
+    """Bytes of one layer's cache and state."""
+    shape = inspection.layer_shapes[layer]
+    widest = 0
+    if not setup.flash:
+        widest = max(row.kv_heads * row.value_length for row in inspection.layer_shapes)
+    size = sum(
+        _tensor(setup.kv_type, length, setup.streams, cells, on_gpu=on_gpu)
+        for length, cells in _rows(shape, setup, widest)
+    )
+    return size + shape.state_bytes * setup.streams
 
 
 def _rows(shape: LayerShape, setup: Setup, widest: int) -> list[tuple[int, int]]:

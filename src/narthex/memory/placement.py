@@ -169,9 +169,7 @@ class Scheduler:
         splits.append(Split(current, start, len(nodes), inputs))
         return splits
 
-    def _with_copies(
-        self, splits: list[Split], held: dict[Tensor, list[Tensor]]
-    ) -> list[tuple[Tensor, int]]:
+    def _with_copies(self, splits: list[Split], held: dict[Tensor, list[Tensor]]) -> list[tuple[Tensor, int]]:
         order: list[tuple[Tensor, int]] = []
         for split in splits:
             for source in split.inputs:

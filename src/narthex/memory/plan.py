@@ -181,9 +181,7 @@ def plan_terms(
     return Terms(model, context, worst, (min(compute[0], low[0]), min(compute[1], low[1]))), gaps
 
 
-def resolve_flash(
-    inspection: Inspection, knobs: KnobValues, placement: Placement
-) -> tuple[bool, list[str]]:
+def resolve_flash(inspection: Inspection, knobs: KnobValues, placement: Placement) -> tuple[bool, list[str]]:
     """Whether the engine will use flash attention. Raises UsageError for what it refuses.
 
     «auto» is off where a layer on the GPU has heads that no CUDA kernel handles, and on otherwise.

@@ -29,9 +29,7 @@ def is_known(architecture: str) -> bool:
     return architecture in RECIPES
 
 
-def builder(
-    inspection: Inspection, setup: Setup, weight: Weights, home: Callable[[int], int]
-) -> Transformer:
+def builder(inspection: Inspection, setup: Setup, weight: Weights, home: Callable[[int], int]) -> Transformer:
     """The builder of a model's graph."""
     made = Transformer(inspection, setup, weight, home)
     made.recipe = RECIPES.get(inspection.architecture, Recipe())

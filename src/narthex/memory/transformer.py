@@ -6,11 +6,12 @@ where they sit, how experts are chosen, which layers keep what. A :class:`Recipe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from narthex.memory.blocks import AttentionInputs, Blocks
 from narthex.memory.experts import Routing, mixture
-from narthex.memory.graph import Tensor, get_rows, like, mul_mat, reshape
+from narthex.memory.graph import Tensor, get_rows, like
 from narthex.models.inspection import AttentionKind
 
 
@@ -41,6 +42,7 @@ class Transformer(Blocks):
     """Builds a whole graph: :meth:`build`."""
 
     recipe: Recipe = Recipe()
+    layers: Sequence[int] = ()  # those to build; all of the trunk where none are named
 
     def build(self) -> None:
         """Add every node of the model's graph."""
@@ -49,8 +51,9 @@ class Transformer(Blocks):
         self.start()
         self.inputs = self.cache_inputs()
         wanted = self.graph.input("I32", self.setup.outputs)
-        for layer in range(self.depth()):
-            x = self.layer(layer, x, wanted if layer == self.depth() - 1 else None)
+        layers = self.layers or range(self.depth())
+        for layer in layers:
+            x = self.layer(layer, x, wanted if layer == layers[-1] else None)
         self.head(x)
 
     def depth(self) -> int:

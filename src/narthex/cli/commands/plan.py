@@ -1,0 +1,262 @@
+"""``narthex plan``: bytes per device before a load, whether it fits, and the way out where it does not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from narthex.cli.options import json_option, knob_option
+from narthex.errors import NarthexError
+from narthex.knobs import KnobValues, parse_knob
+from narthex.memory.frontier import FrontierRow, frontier, largest_ctx, most_layers
+from narthex.memory.plan import Device, MemoryPlan, plan_memory
+from narthex.models.inspection import Inspection
+from narthex.units import format_size, parse_size
+
+if TYPE_CHECKING:
+    from narthex.engines._base import DeviceBuffers
+    from narthex.memory.calibrate import Calibration
+
+_KNOBS = ("num_ctx", "gpu_layers", "batch", "ubatch", "kv_type", "flash_attn", "parallel", "cpu_moe")
+
+
+@click.command()
+@click.argument("model")
+@knob_option("num_ctx")
+@knob_option("gpu_layers")
+@knob_option("batch")
+@knob_option("ubatch")
+@knob_option("kv_type")
+@knob_option("flash_attn")
+@knob_option("parallel")
+@knob_option("cpu_moe")
+@click.option("--vram", metavar="SIZE", help="Plan for one empty GPU of this size (20GB, 20475MiB).")
+@click.option("--reserve", metavar="SIZE", help="Keep this much of the GPU free; the default is 128 MiB.")
+@click.option("--witness", is_flag=True, help="Ask the engine's own dry run too (about a second).")
+@json_option
+def command(
+    model: str, vram: str | None, reserve: str | None, witness: bool, as_json: bool, **given: str | None
+) -> None:
+    """Bytes per device before a load, and whether it fits. Nothing is loaded.
+
+    Without --ctx or --gpu-layers the largest context for each layer count and KV type is listed too.
+    MODEL is a .gguf file (any part of a split one), or «demo» for the built-in model.
+    """
+    from narthex.models.catalog import find_model
+    from narthex.models.gguf import inspect_file
+
+    path = find_model(model)
+    inspection = inspect_file(path)
+    knobs = _knobs(inspection, given)
+    devices, gaps = _devices(vram)
+    calibration = None if vram else _calibration(inspection)
+    options: dict[str, Any] = {
+        "reserve_bytes": None if reserve is None else parse_size(reserve),
+        "calibration": calibration,
+    }
+    plan = plan_memory(inspection, knobs, devices, **options)
+    rows: tuple[FrontierRow, ...] = ()
+    if given["num_ctx"] is None or given["gpu_layers"] is None:
+        layers = None if given["gpu_layers"] in (None, "auto") else plan.knobs.gpu_layers
+        rows = frontier(inspection, plan.knobs, devices, gpu_layers=layers, **options)
+    buffers, failed = _witness(path, plan.knobs) if witness else ((), None)
+    gaps = (*gaps, *plan.gaps, *([failed] if failed else []))
+    if as_json:
+        import msgspec
+
+        data = as_data(plan, rows, buffers, gaps, calibration)
+        click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2))
+        return
+    way_out = "" if plan.fits is not False else _way_out(inspection, plan, devices, options)
+    click.echo(as_text(inspection, plan, rows, buffers, gaps, calibration, way_out))
+
+
+def _knobs(inspection: Inspection, given: dict[str, str | None]) -> KnobValues:
+    values = {
+        name: parse_knob(name, text, layers=inspection.layers)
+        for name in _KNOBS
+        if (text := given[name]) is not None
+    }
+    if "num_ctx" not in values and inspection.context_train:
+        values["num_ctx"] = min(KnobValues().num_ctx, inspection.context_train)
+    return KnobValues(**values)
+
+
+def _devices(vram: str | None) -> tuple[tuple[Device, ...], tuple[str, ...]]:
+    """The GPU and the host to plan for, and what is unknown about them."""
+    if vram is not None:
+        size = parse_size(vram)
+        gpu = Device(name="GPU0", kind="gpu", free_bytes=size, total_bytes=size)
+        return (gpu, Device(name="host", kind="host")), ()
+    from narthex.host.gpu import read_gpus
+
+    cards, gaps, _ = read_gpus()
+    gpus = tuple(
+        Device(name=card.name, kind="gpu", free_bytes=card.free_bytes, total_bytes=card.total_bytes)
+        for card in cards
+    )
+    tenants = tuple(
+        f"{process.name or f'process {process.pid}'} holds {format_size(process.vram_bytes)} of {card.name}."
+        for card in cards
+        for process in card.processes
+    )
+    free, total = _main_memory()
+    return (*gpus, Device(name="host", kind="host", free_bytes=free, total_bytes=total)), (*gaps, *tenants)
+
+
+def _main_memory() -> tuple[int | None, int | None]:
+    """Available and total bytes of main memory, from the kernel; None where it does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            rows = dict(line.split(":", 1) for line in file)
+        return tuple(int(rows[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal"))  # type: ignore[return-value]
+    except (OSError, KeyError, ValueError):
+        return None, None
+
+
+def _calibration(inspection: Inspection) -> Calibration | None:
+    """What earlier loads of this model taught, if there is a journal."""
+    from narthex.paths import journal_path
+
+    if not journal_path().exists():
+        return None
+    from narthex.journal.journal import Journal
+    from narthex.memory.calibrate import calibrate
+
+    with Journal.open() as journal:
+        predictions = journal.predictions(model_identity=inspection.identity)
+    learned = calibrate(predictions)
+    return learned if learned.corrections else None
+
+
+def _witness(path: Any, knobs: KnobValues) -> tuple[tuple[DeviceBuffers, ...], str | None]:
+    from narthex.engines.fit_params import dry_run
+    from narthex.engines.llama_server import find_engine
+
+    try:
+        return dry_run(find_engine(), path, knobs), None
+    except NarthexError as error:
+        return (), f"No witness: {error.message}"
+
+
+def as_data(
+    plan: MemoryPlan,
+    rows: tuple[FrontierRow, ...],
+    buffers: tuple[DeviceBuffers, ...],
+    gaps: tuple[str, ...],
+    calibration: Calibration | None,
+) -> dict[str, Any]:
+    """What ``--json`` prints; fields may be added, never changed."""
+    return {
+        "devices": list(plan.devices),
+        "fits": plan.fits,
+        "known_architecture": plan.known_architecture,
+        "gaps": list(gaps),
+        "margin_bytes": plan.margin_bytes,
+        "reserve_bytes": plan.reserve_bytes,
+        "overhead_source": plan.overhead_source,
+        "knobs": plan.knobs.as_dict(),
+        "bounds": list(plan.bounds),
+        "frontier": list(rows),
+        "witness": list(buffers),
+        "calibrated_by": calibration and {"engine": calibration.engine_key, "loads": calibration.loads},
+    }
+
+
+def as_text(
+    inspection: Inspection,
+    plan: MemoryPlan,
+    rows: tuple[FrontierRow, ...],
+    buffers: tuple[DeviceBuffers, ...],
+    gaps: tuple[str, ...],
+    calibration: Calibration | None,
+    way_out: str,
+) -> str:
+    """What a person reads: one row a device, the verdict, the frontier, and what is assumed."""
+    head = f"{inspection.name} · {plan.knobs.describe()}"
+    table = [("", "weights", "context", "compute", "overhead", "sum", "free")]
+    for device in plan.devices:
+        sizes = (
+            device.model_bytes,
+            device.context_bytes,
+            device.compute_bytes,
+            device.overhead_bytes,
+            device.need_bytes,
+            device.free_bytes,
+        )
+        table.append((device.name, *map(format_size, sizes)))
+    for row in buffers:
+        told = (row.model_bytes, row.context_bytes, row.compute_bytes)
+        table.append((f"{row.device} (dry run)", *map(format_size, told), "", "", ""))
+    parts = [head, _table(table), _verdict(plan) + way_out]
+    if rows:
+        parts.append("Largest context that fits, by layers on the GPU\n" + _frontier_table(rows))
+    notes = [f"Overhead: {plan.overhead_source}.", *gaps]
+    if calibration:
+        notes.insert(0, f"Corrected by {calibration.loads} loads of {calibration.engine_key}.")
+    parts.append("\n".join(f"Note: {note}" for note in notes))
+    return "\n\n".join(parts)
+
+
+def _verdict(plan: MemoryPlan) -> str:
+    margin, reserve = plan.margin_bytes, format_size(plan.reserve_bytes)
+    if plan.fits is None and margin is None:
+        return "Whether it fits is not known: the free memory is not known."
+    if plan.fits is None:
+        return "It may fit: that depends on where between its bounds the compute buffer lies."
+    if margin is not None and margin < 0:
+        return f"Does not fit by {format_size(-margin)}, with {reserve} kept in reserve."
+    if not plan.fits:
+        host = plan.devices[-1]
+        return f"Does not fit into main memory by {format_size(host.need_bytes - (host.free_bytes or 0))}."
+    if margin is None:
+        return "Fits."
+    return f"Fits: {format_size(margin)} to spare, with {reserve} kept in reserve."
+
+
+def _way_out(
+    inspection: Inspection, plan: MemoryPlan, devices: tuple[Device, ...], options: dict[str, Any]
+) -> str:
+    """The nearest settings that fit: less context at these layers, fewer layers at this context."""
+    ways = []
+    ctx = largest_ctx(inspection, plan.knobs, devices, **options)
+    if ctx:
+        ways.append(f"a context of {ctx:,} fits with these layers")
+    layers = most_layers(inspection, plan.knobs, devices, **options)
+    if layers:
+        ways.append(f"{layers} layers fit with this context")
+    return f" But {', and '.join(ways)}." if ways else " No context fits, whatever the layers."
+
+
+def _frontier_table(rows: tuple[FrontierRow, ...]) -> str:
+    kinds = list(dict.fromkeys(row.kv_type for row in rows))
+    by_layers: dict[int, dict[str, FrontierRow]] = {}
+    for row in rows:
+        by_layers.setdefault(row.gpu_layers, {})[row.kv_type] = row
+    shown, last = [], None
+    counts = sorted(by_layers, reverse=True)
+    for layers in counts:
+        cells = tuple(_ctx(by_layers[layers][kind]) for kind in kinds)
+        if cells != last or layers == counts[-1]:
+            shown.append((f"{layers} layers", *cells))
+        last = cells
+    if len(shown) > 14:  # a screenful: the ends matter most
+        step = len(shown) // 12
+        shown = [row for i, row in enumerate(shown) if i < 4 or i % step == 0 or i == len(shown) - 1]
+    return _table([("", *(f"kv {kind}" for kind in kinds)), *shown])
+
+
+def _ctx(row: FrontierRow) -> str:
+    if not row.num_ctx:
+        return "none"
+    return f"{row.num_ctx:,}" + (" (trained length)" if row.limited_by == "training" else "")
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines)
