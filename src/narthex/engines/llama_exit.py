@@ -10,6 +10,7 @@ import signal
 from collections.abc import Sequence
 
 from narthex.engines._base import Failure
+from narthex.engines.companions import CompanionLog
 from narthex.outcomes import Outcome
 from narthex.units import MIB
 
@@ -22,7 +23,7 @@ _MEMORY = re.compile(
     r"|failed to allocate \S+ buffer of size|failed to allocate buffer|failed to allocate compute"
     r"|failed to allocate output buffer|unable to allocate \S+ buffer|insufficient memory"
     r"|Failed to allocate input buffer|graph allocation: failed to reserve memory"
-    r"|std::bad_alloc|Cannot allocate memory|GGML_ASSERT\(ctx->mem_buffer != NULL\)"
+    r"|bad_alloc|Cannot allocate memory|GGML_ASSERT\(ctx->mem_buffer != NULL\)"
     r"|OUT_OF_(?:DEVICE|HOST)_MEMORY|CallbackErrorOutOfMemory"
     r"|failed to allocate +[\d.]+ MB|failed to allocate memory",
     re.IGNORECASE,
@@ -31,11 +32,12 @@ _MEMORY = re.compile(
 _HARMLESS = re.compile(r"pinned memory")
 # What stood before this was tried again with less, and went on.
 _TRIED_AGAIN = re.compile(r"retrying without pipeline parallelism|, retrying\b")
+# How big the allocation was: exact forms first.
 _BYTES = (
+    (re.compile(r"buffer of size (\d+)(?![\d.]* MiB)"), 1),
+    (re.compile(r"memory allocation of size (\d+)"), 1),
     (re.compile(r"allocating ([\d.]+) MiB on device"), MIB),
     (re.compile(r"buffer of size ([\d.]+) MiB"), MIB),
-    (re.compile(r"buffer of size (\d+)"), 1),
-    (re.compile(r"memory allocation of size (\d+)"), 1),
     (re.compile(r"attempted to allocate +([\d.]+) MB"), MIB),
     (re.compile(r"failed to allocate +([\d.]+) MB"), MIB),
 )
@@ -68,6 +70,7 @@ _KNOWN: tuple[tuple[Outcome, re.Pattern[str]], ...] = (
             r"|unknown tokenizer|unsupported model format"
         ),
     ),
+    (Outcome.FAILED, re.compile(r"failed to open .*|No such file or directory")),
     (
         Outcome.CORRUPT_FILE,
         re.compile(
@@ -76,10 +79,11 @@ _KNOWN: tuple[tuple[Outcome, re.Pattern[str]], ...] = (
             r"|invalid GGUF|gguf_init_from_\w+: |exceeds file size|unexpectedly reached end of file"
             r"|read error: |invalid model: |missing tensor|wrong number of tensors|tensor '.*' not found"
             r"|key not found in model|wrong (?:type|array)|has invalid (?:ggml type|number|data)"
-            r"|failed to open|has offset \d+, expected|invalid split|tensor '.*' has wrong shape"
+            r"|has offset \d+, expected|invalid split|tensor '.*' has wrong shape"
         ),
     ),
 )
+_LOST_REMOTE = re.compile(r"Remote RPC server crashed or returned malformed response")
 _TELLING = re.compile(
     r"\berror\b|\bfailed\b|GGML_ASSERT|GGML_ABORT|terminate called|what\(\):|\bfatal\b"
     r"|crashed or returned malformed|cannot open shared object|command not found",
@@ -90,32 +94,44 @@ _EMPTY_WORDS = re.compile(
     r"exiting due to|failed to load model\b|failed to create[_ ]context|cleaning up|fitting params"
     r"|encountered an error while trying to fit"
 )
+_CLUSTER_LINES = 5  # error lines with fewer lines between them belong together
 _PREFIX = re.compile(r"^(?:\d+\.\d\d\.\d{3}\.\d{3} )?(?:[A-Z] )?\s*")
 
 
 def explain_exit(
-    lines: Sequence[str], exit_code: int | None, *, loaded: bool, oom_kills: int | None = None
+    lines: Sequence[str],
+    exit_code: int | None,
+    *,
+    loaded: bool,
+    oom_kills: int | None = None,
+    companions: Sequence[CompanionLog] = (),
 ) -> Failure:
     """The failure behind an exit.
 
     ``exit_code`` is negative for a signal. ``loaded`` is whether the engine had become ready: memory that is
     missing then is missing for computing. ``oom_kills`` is how many processes the kernel's oom-killer ended
     meanwhile on this machine, None where the kernel does not tell; a SIGKILL without any is somebody's.
+    ``companions`` are asked where the engine lost a server that it computes on: only their own line makes
+    that a memory failure.
     """
     if exit_code == -signal.SIGKILL:
         return _killed(lines, oom_kills)
     if (line := _memory_line(lines)) is not None:
-        outcome = Outcome.OUT_OF_MEMORY_COMPUTE if loaded else Outcome.OUT_OF_MEMORY
         return Failure(
-            outcome=outcome, line=_clean(line), exit_code=exit_code, requested_bytes=_requested(lines, line)
+            outcome=_out_of_memory(loaded),
+            line=clean(line),
+            exit_code=exit_code,
+            requested_bytes=_requested(lines, line),
         )
     if not loaded:
         for outcome, pattern in _KNOWN:
             if (found := next((line for line in lines if pattern.search(line)), None)) is not None:
-                return Failure(outcome=outcome, line=_clean(found), exit_code=exit_code)
+                return Failure(outcome=outcome, line=clean(found), exit_code=exit_code)
+    if any(_LOST_REMOTE.search(line) for line in lines):
+        return _lost_remote(lines, exit_code, loaded, companions)
     if exit_code is not None and exit_code < 0:
         return _signalled(lines, exit_code)
-    line = _telling(lines) or _last(lines) or "It printed nothing."
+    line = _telling(lines) or last_line(lines) or "It printed nothing."
     return Failure(outcome=Outcome.FAILED, line=line, exit_code=exit_code)
 
 
@@ -127,17 +143,50 @@ def signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def requested_bytes(line: str) -> int | None:
-    """The size of the allocation that failed, where the line tells."""
+def requested_bytes(lines: Sequence[str]) -> int | None:
+    """The size of the allocation that failed, as exactly as one of these lines tells it."""
     for pattern, unit in _BYTES:
-        if found := pattern.search(line):
+        if found := next((match for line in lines if (match := pattern.search(line))), None):
             return round(float(found[1]) * unit)
     return None
 
 
+def clean(line: str) -> str:
+    """Without the log prefix; at most 500 characters."""
+    return _PREFIX.sub("", line).strip()[:500]
+
+
+def last_line(lines: Sequence[str]) -> str | None:
+    """The newest line that says something."""
+    return next((clean(line) for line in reversed(lines) if line.strip()), None)
+
+
+def _out_of_memory(loaded: bool) -> Outcome:
+    return Outcome.OUT_OF_MEMORY_COMPUTE if loaded else Outcome.OUT_OF_MEMORY
+
+
+def _lost_remote(
+    lines: Sequence[str], exit_code: int | None, loaded: bool, companions: Sequence[CompanionLog]
+) -> Failure:
+    """The engine lost an RPC server. Memory is the cause only where that server's own log says so."""
+    for companion in companions:
+        said = companion.new_lines()
+        if (line := _memory_line(said)) is not None:
+            return Failure(
+                outcome=_out_of_memory(loaded),
+                line=f"RPC server {companion.endpoint}: {clean(line)}",
+                exit_code=exit_code,
+                requested_bytes=_requested(said, line),
+            )
+    line = next(clean(text) for text in lines if _LOST_REMOTE.search(text))
+    why = "its log shows no memory failure" if companions else "its log can't be read from here"
+    return Failure(outcome=Outcome.CRASHED, line=f"{line} (the RPC server: {why})", exit_code=exit_code)
+
+
 def _killed(lines: Sequence[str], oom_kills: int | None) -> Failure:
     code = -int(signal.SIGKILL)
-    last = f" Its last line: {_last(lines)}" if _last(lines) else ""
+    said = last_line(lines)
+    last = f" Its last line: {said}" if said else ""
     if oom_kills == 0:
         why = "SIGKILL from outside; the kernel's oom-killer ended nothing meanwhile."
         return Failure(outcome=Outcome.CRASHED, line=why + last, exit_code=code)
@@ -151,12 +200,12 @@ def _killed(lines: Sequence[str], oom_kills: int | None) -> Failure:
 
 def _signalled(lines: Sequence[str], exit_code: int) -> Failure:
     name = signal_name(-exit_code)
-    line = _telling(lines) or _last(lines)
-    return Failure(
-        outcome=Outcome.CRASHED,
-        line=f"{name}: {line}" if line else f"{name}, without a word.",
-        exit_code=exit_code,
-    )
+    if line := _telling(lines):
+        words = f"{name}: {line}"
+    else:
+        last = last_line(lines)
+        words = f"{name}. Its last line: {last}" if last else f"{name}, without a word."
+    return Failure(outcome=Outcome.CRASHED, line=words, exit_code=exit_code)
 
 
 def _memory_line(lines: Sequence[str]) -> str | None:
@@ -171,22 +220,24 @@ def _memory_line(lines: Sequence[str]) -> str | None:
 
 
 def _requested(lines: Sequence[str], line: str) -> int | None:
-    """From the proving line, else from the first line after it that tells a size."""
+    """From the proving line and those right behind it, which tell of the same allocation."""
     start = next(index for index, text in enumerate(lines) if text is line)
-    nearby = (requested_bytes(text) for text in lines[start : start + 12] if _MEMORY.search(text))
-    return next((size for size in nearby if size is not None), None)
+    return requested_bytes([text for text in lines[start : start + 12] if _MEMORY.search(text)])
 
 
 def _telling(lines: Sequence[str]) -> str | None:
-    """The last line that names an error and does not only repeat that there was one."""
-    told = [line for line in lines if _TELLING.search(line) and not _EMPTY_WORDS.search(line)]
-    return _clean(told[-1]) if told else None
-
-
-def _last(lines: Sequence[str]) -> str | None:
-    return next((_clean(line) for line in reversed(lines) if line.strip()), None)
-
-
-def _clean(line: str) -> str:
-    """Without the log prefix; at most 500 characters."""
-    return _PREFIX.sub("", line).strip()[:500]
+    """The line that best tells what went wrong: the first of the last cluster of error lines, since a cause
+    is printed before what follows from it, and earlier clusters were survived."""
+    told = [
+        index
+        for index, line in enumerate(lines)
+        if _TELLING.search(line) and not _EMPTY_WORDS.search(line) and not _HARMLESS.search(line)
+    ]
+    if not told:
+        return None
+    first = told[-1]
+    for index in reversed(told):
+        if first - index > _CLUSTER_LINES:
+            break
+        first = index
+    return clean(lines[first])

@@ -16,21 +16,25 @@ import msgspec
 
 from narthex.engines._base import DeviceBuffers, Engine, Failure, LaunchFailed, LoadReport, StopReport
 from narthex.engines.child import CannotStart, Child
+from narthex.engines.companions import CompanionLog, companion_logs, listeners
 from narthex.engines.llama_arguments import LOOPBACK, FlagMissing, arguments
-from narthex.engines.llama_exit import explain_exit
+from narthex.engines.llama_exit import explain_exit, last_line
 from narthex.engines.llama_log import parse_load
 from narthex.engines.llama_probe import environment
 from narthex.engines.oom import oom_kills, oom_kills_since
 from narthex.engines.stall import StallWatch
 from narthex.host.facts import CardsBefore
 from narthex.host.gpu import VramReturn, cards_before
+from narthex.host.processes import family
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
+from narthex.units import format_duration
 
 POLL_S = 0.025  # between two looks at /health: readiness is found within 50 ms of truth
 HEALTH_S = 1.0  # one look may take this long
 PORT_TRIES = 4
 STOP_S = 10.0  # SIGTERM until SIGKILL
+_NEED_NO_REPACK: set[tuple[str, str]] = set()  # path and build
 _LISTENING = re.compile(r"listening on|model loaded|all slots are idle")
 
 Watch = Callable[[str, float | None], None]
@@ -56,21 +60,27 @@ def launch(
     ``watch`` is called with («loading», None) about every quarter of a second.
 
     Two things are tried again: a port that somebody else took in the meantime, and, once and with
-    ``--no-repack``, a crash while loading on a CPU with AMX, where some builds die in their repacked
-    kernels. The second is told in ``report.gaps``.
+    ``--no-repack``, a crash by SIGSEGV or SIGILL while loading. Some builds die so in their repacked kernels
+    on CPUs with AMX, also where a hypervisor hides AMX from /proc/cpuinfo. That a build needs the flag is
+    remembered for the life of this process, and told in ``report.gaps``.
     """
     attempt = _Attempt(engine, model_path, knobs, log_dir, timeout_s, stall_s, watch or _nobody)
+    attempt.no_repack = _name(engine) in _NEED_NO_REPACK
     tries = 1
     while True:
         try:
-            return attempt.run()
+            server = attempt.run()
         except LaunchFailed as failed:
             if failed.failure.outcome is Outcome.PORT_IN_USE and tries < PORT_TRIES:
                 tries += 1
-            elif not attempt.no_repack and _amx_crash(engine, failed.failure):
+            elif not attempt.no_repack and _may_be_repacking(engine, failed.failure):
                 attempt.no_repack = True
             else:
                 raise
+        else:
+            if attempt.no_repack:
+                _NEED_NO_REPACK.add(_name(engine))
+            return server
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,17 @@ class _Before:
 
     kills: int | None
     cards: CardsBefore | None
+    companions: tuple[CompanionLog, ...]
+
+    def explain(self, child: Child, *, loaded: bool) -> Failure:
+        """Why the child ended."""
+        return explain_exit(
+            child.output.tail() if loaded else child.output.head(),
+            child.exit_code,
+            loaded=loaded,
+            oom_kills=oom_kills_since(self.kills),
+            companions=self.companions,
+        )
 
 
 class LlamaServer:
@@ -111,12 +132,7 @@ class LlamaServer:
         """Why it ended; None while it runs, and after a :meth:`stop` that was asked for."""
         if self.alive() or self._stopped is not None:
             return None
-        return explain_exit(
-            self.tail(2_000),
-            self._child.exit_code,
-            loaded=True,
-            oom_kills=oom_kills_since(self._before.kills),
-        )
+        return self._before.explain(self._child, loaded=True)
 
     def tail(self, lines: int = 40) -> list[str]:
         """The newest lines of its output."""
@@ -141,7 +157,7 @@ class LlamaServer:
         gentle = self._child.end(STOP_S)
         return StopReport(
             exit_code=self._child.exit_code,
-            gentle=gentle,
+            gentle=gentle and self._child.exit_code != -signal.SIGKILL,
             seconds=time.monotonic() - start,
             vram_back=memory.is_back() if on_gpus else None,
         )
@@ -169,7 +185,7 @@ class _Attempt:
         port = free_port()
         command = self._command(port)
         log_path = self.log_dir / f"llama-server-{time.strftime('%Y%m%d-%H%M%S')}-{port}.log"
-        before = _Before(oom_kills(), cards_before())
+        before = _Before(oom_kills(), cards_before(), companion_logs(self.engine.extra_args))
         try:
             child = Child(command, env=environment(self.engine.env), log=log_path)
         except CannotStart as error:
@@ -177,7 +193,7 @@ class _Attempt:
             raise LaunchFailed(failure, log_path, 0.0) from None
         server = LlamaServer(child, f"http://{LOOPBACK}:{port}", log_path, before)
         try:
-            failure_or_none = self._until_ready(child, port, before.kills)
+            failure_or_none = self._until_ready(child, port, before)
             server.load_s = time.monotonic() - child.started_at
             if failure_or_none is not None:
                 child.end()
@@ -195,36 +211,36 @@ class _Attempt:
             raise LaunchFailed(missing.failure, None, 0.0) from None
         return [*command, "--no-repack"] if self.no_repack else command
 
-    def _until_ready(self, child: Child, port: int, kills: int | None) -> Failure | None:
+    def _until_ready(self, child: Child, port: int, before: _Before) -> Failure | None:
         """None once /health answers 200; the failure where it ended, stalled or took too long."""
         stall = StallWatch(child.pid, self.stall_s)
         seen, told_at = 0, 0.0
         while child.alive():
-            if is_ready(port) and child.alive():
+            if is_ready(port) and _is_ours(port, child):
                 return None
             now = time.monotonic()
             if now - told_at > 0.25:
                 told_at = now
                 self.watch("loading", None)
             if now - child.started_at > self.timeout_s:
-                return self._late(Outcome.TIMEOUT, f"Not ready after {self.timeout_s:.0f} s.", child)
+                return self._late(
+                    Outcome.TIMEOUT, f"Not ready after {format_duration(self.timeout_s)}.", child
+                )
             if stall.stalled(child.output.last_at):
-                words = f"No output, no CPU and no disk work for {self.stall_s:.0f} s."
+                words = f"No output and no work for {format_duration(self.stall_s)}."
                 return self._late(Outcome.STALLED, words, child)
             seen = _pause(child, seen)
-        return explain_exit(
-            child.output.head(), child.exit_code, loaded=False, oom_kills=oom_kills_since(kills)
-        )
+        return before.explain(child, loaded=False)
 
     def _late(self, outcome: Outcome, words: str, child: Child) -> Failure:
-        last = next((line for line in reversed(child.output.tail(20)) if line.strip()), "nothing")
-        return Failure(outcome=outcome, line=f"{words} Its last line: {last}")
+        said = last_line(child.output.tail(20)) or "none"
+        return Failure(outcome=outcome, line=f"{words} Its last line: {said}")
 
     def _report(self, child: Child) -> LoadReport:
         report = parse_load(child.output.head())
         if not self.no_repack:
             return report
-        gap = "Started with --no-repack: without it this build crashed while loading on this CPU (AMX)."
+        gap = "Started with --no-repack: without it this build crashed while loading (known with AMX CPUs)."
         return msgspec.structs.replace(report, gaps=(*report.gaps, gap))
 
 
@@ -239,6 +255,12 @@ def is_ready(port: int) -> bool:
             return False
 
 
+def _is_ours(port: int, child: Child) -> bool:
+    """Whether it is our engine that answers there, and not a stranger who took the port before it."""
+    owners = listeners(port)
+    return child.alive() and (not owners or bool(owners & family(child.pid)))
+
+
 def free_port() -> int:
     """A loopback port that was free a moment ago."""
     with socket.socket() as probe:
@@ -247,20 +269,13 @@ def free_port() -> int:
         return port
 
 
-def has_amx() -> bool:
-    """Whether the CPU has AMX: matrix tiles that some builds' repacked kernels crash on."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
-    return "amx_tile" in flags or "amx_int8" in flags
+def _may_be_repacking(engine: Engine, failure: Failure) -> bool:
+    crash = failure.exit_code in (-signal.SIGSEGV, -signal.SIGILL) and failure.outcome is Outcome.CRASHED
+    return crash and "--no-repack" in engine.flags and not {"--no-repack", "-nr"} & set(engine.extra_args)
 
 
-def _amx_crash(engine: Engine, failure: Failure) -> bool:
-    signals = (-signal.SIGSEGV, -signal.SIGILL)
-    known = "--no-repack" in engine.flags and not {"--no-repack", "-nr"} & set(engine.extra_args)
-    return failure.outcome is Outcome.CRASHED and failure.exit_code in signals and known and has_amx()
+def _name(engine: Engine) -> tuple[str, str]:
+    return engine.path, engine.build
 
 
 def _pause(child: Child, seen: int) -> int:
@@ -273,6 +288,3 @@ def _pause(child: Child, seen: int) -> int:
         if not child.alive() or any(_LISTENING.search(line) for line in new):
             break
     return seen
-
-
-__all__ = ["LlamaServer", "free_port", "has_amx", "is_ready", "launch"]

@@ -30,7 +30,9 @@ _FIT_TELLS = re.compile(
     r"|encountered an error|^\s*- .*layers"
 )
 _NEW_MODEL = re.compile(r"loaded meta data with|loading model tensors")
-_NEW_CONTEXT = re.compile(r"constructing llama_context|llama_new_context_with_model: n_ctx\s")
+_NEW_CONTEXT = re.compile(
+    r"constructing llama_context|llama_(?:new_context_with|init_from)_model: n_(?:seq_max|ctx)\s"
+)
 
 _TERMS = {"model": "model", "KV": "context", "RS": "context", "compute": "compute", None: "model"}
 _TRUE = {"enabled", "1", "on"}

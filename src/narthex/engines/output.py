@@ -20,8 +20,9 @@ class Output:
     ``path`` is the file; None keeps the lines in memory only.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, file_bytes: int = FILE_BYTES) -> None:
         self.path = path
+        self.file_bytes = file_bytes
         self._file: BinaryIO | None = None
         self._written = 0
         if path is not None:
@@ -86,7 +87,7 @@ class Output:
         if self._file is None or self.path is None:
             return
         try:
-            if self._written > FILE_BYTES:
+            if self._written > self.file_bytes:
                 self._file.close()
                 self.path.replace(self.path.with_name(self.path.name + ".1"))
                 self._file = self.path.open("wb", buffering=0)
