@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from narthex.engines._base import DeviceBuffers, LoadReport
+from narthex.errors import UsageError
 from narthex.knobs import KnobValues
 from narthex.memory.calibrate import PredictionRecord, Term, device_kind
-from narthex.memory.plan import DevicePlan, MemoryPlan
+from narthex.memory.plan import Device, DevicePlan, MemoryPlan, plan_memory
+from narthex.models.inspection import Inspection
 from narthex.trials.observation import Observation
 from narthex.trials.trial import Trial
 
@@ -16,6 +18,24 @@ def loaded_knobs(knobs: KnobValues, report: LoadReport) -> KnobValues:
         gpu_layers=report.offloaded_layers if report.offloaded_layers is not None else knobs.gpu_layers,
         num_ctx=report.num_ctx or knobs.num_ctx,
     )
+
+
+def predictions(
+    inspection: Inspection, devices: tuple[Device, ...], trial: Trial, observation: Observation
+) -> list[PredictionRecord]:
+    """What a trial taught the planner: plans what was really loaded, without corrections, and compares.
+
+    Empty where nothing was loaded, or where the planner refuses the setting.
+    """
+    if observation.report is None:
+        return []
+    knobs = loaded_knobs(trial.knobs, observation.report)
+    try:
+        every = plan_memory(inspection, knobs, devices, outputs="every")
+        slots = plan_memory(inspection, knobs, devices, outputs="slots")
+    except UsageError:
+        return []
+    return ledger(every, trial, observation, slots_plan=slots)
 
 
 def ledger(

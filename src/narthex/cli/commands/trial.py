@@ -1,0 +1,343 @@
+"""``narthex trial``: the manual loop. One setting, one load, measured and journaled."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from narthex import paths, settings
+from narthex.cli.options import json_option, plain_option
+from narthex.errors import ExitCode, UsageError
+from narthex.knobs import KnobValues
+from narthex.outcomes import Outcome
+from narthex.trials.manual import difference_words, fitted, read_settings, turned
+from narthex.trials.trial import Trial, TrialRecord, Turn, model_ref
+from narthex.trials.verdict import TIE
+from narthex.units import format_rate, format_size
+from narthex.views.text import format_duration_fine, wrap
+
+if TYPE_CHECKING:
+    from narthex.engines._base import Engine
+    from narthex.host.facts import HostFacts
+    from narthex.journal.journal import Journal
+    from narthex.memory.plan import Device, MemoryPlan
+    from narthex.models.inspection import Inspection
+    from narthex.profiles.profile import Profile
+    from narthex.trials.workload import Prompts
+
+
+@click.command()
+@click.argument("model")
+@click.option("--set", "words", multiple=True, metavar="KNOB=VALUE", help="Turn a knob, as gpu_layers=40.")
+@click.option("--from", "start_from", metavar="PROFILE", help="Start from a profile, not the last trial.")
+@click.option("--many", is_flag=True, help="Allow more than one turned knob.")
+@click.option("--workload", metavar="W", help="What is asked: chat, document, code or agent.")
+@click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Your own prompts.")
+@click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Tokens in the context before a turn.")
+@click.option("--prompt-tokens", type=click.IntRange(min=1), metavar="N", help="A turn's prompt.")
+@click.option("--generate", type=click.IntRange(min=2), metavar="N", help="A turn's answer.")
+@click.option("--repeats", type=click.IntRange(min=1), metavar="N", help="Timed turns.  [default: 3]")
+@click.option("--engine-path", metavar="PATH", help="The llama-server to use.")
+@click.option("--engine-arg", "engine_args", multiple=True, metavar="ARG", help="Given to its start.")
+@plain_option
+@json_option
+def command(
+    model: str, words: tuple[str, ...], start_from: str | None, many: bool, as_json: bool, **given: Any
+) -> int:
+    """Measure one setting of MODEL: one load, a few timed turns, one row in the journal.
+
+    It starts from the last trial of this model (or --from PROFILE, or the house defaults) and turns one
+    knob. Exit code 0: it was measured; 1: it failed, and the line that proves it is shown.
+    """
+    from narthex.engines.llama_server import find_engine
+    from narthex.host.collect import collect_host
+    from narthex.journal.journal import Journal
+    from narthex.models.catalog import find_model
+    from narthex.models.gguf import inspect_file
+
+    path = find_model(model)
+    inspection = inspect_file(path)
+    changes = read_settings(words, layers=inspection.layers)
+    with Journal.open() as journal:
+        start = _start(journal, inspection, start_from)
+        engine = find_engine(given["engine_path"], given["engine_args"] or start.engine_args)
+        host = collect_host()
+        base = start.knobs or _house(inspection, engine, host)
+        knobs = turned(base, changes, many=many)
+        _check_threads(knobs, host)
+        prompts = _prompts(given["workload"], given["prompts"], start.workload)
+        trial = Trial(
+            model=model_ref(inspection),
+            engine_key=engine.key,
+            host_key=host.key,
+            knobs=knobs,
+            turn=_turn(given, start, prompts, knobs),
+            workload=prompts.label,
+            repeats=given["repeats"] or settings.get("repeats"),
+            purpose="manual",
+        )
+        bench = _Bench(inspection=inspection, engine=engine, host=host, prompts=prompts)
+        plan, record = _measure(journal, bench, trial, given["plain"])
+    found = _Result(base=base, start=start, plan=plan, record=record)
+    click.echo(_as_json(found) if as_json else _as_text(found))
+    return int(ExitCode.OK if record.observation.outcome is Outcome.DONE else ExitCode.FAILURE)
+
+
+class _Start(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a trial starts from; ``knobs`` is None for the house defaults."""
+
+    words: str
+    knobs: KnobValues | None = None
+    turn: Turn | None = None
+    workload: str | None = None
+    engine_args: tuple[str, ...] = ()
+    record: TrialRecord | None = None  # the last trial of the model
+
+
+class _Bench(msgspec.Struct, frozen=True, kw_only=True):
+    """What a trial is run with."""
+
+    inspection: Inspection
+    engine: Engine
+    host: HostFacts
+    prompts: Prompts
+
+
+class _Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command shows."""
+
+    base: KnobValues
+    start: _Start
+    plan: MemoryPlan
+    record: TrialRecord
+
+
+def _start(journal: Journal, inspection: Inspection, profile_name: str | None) -> _Start:
+    last = journal.last_trial(inspection.identity)
+    if profile_name is not None:
+        profile = _profile(journal, profile_name, inspection)
+        return _Start(
+            words=f"profile {profile.name}",
+            knobs=profile.knobs,
+            turn=profile.turn,
+            workload=profile.workload,
+            engine_args=profile.engine_args,
+            record=last,
+        )
+    if last is None:
+        return _Start(words="the house defaults")
+    trial = last.trial
+    return _Start(
+        words="the last trial", knobs=trial.knobs, turn=trial.turn, workload=trial.workload, record=last
+    )
+
+
+def _profile(journal: Journal, name: str, inspection: Inspection) -> Profile:
+    from narthex.profiles.store import load_profile
+
+    profile = load_profile(journal, name)
+    if profile.model.identity != inspection.identity:
+        raise UsageError(
+            f"The profile «{profile.name}» is for another model: {profile.model.name}.",
+            hint="Name a profile of this model; «narthex profile list» shows them.",
+        )
+    return profile
+
+
+def _house(inspection: Inspection, engine: Engine, host: HostFacts) -> KnobValues:
+    layers = min(settings.get("house_gpu_layers"), inspection.layers + 1) if engine.devices else 0
+    batch = settings.get("house_batch")
+    return KnobValues(
+        num_ctx=settings.get("house_ctx"),
+        gpu_layers=layers,
+        batch=batch,
+        ubatch=batch,
+        threads=host.physical_cores,
+    )
+
+
+def _check_threads(knobs: KnobValues, host: HostFacts) -> None:
+    cores = host.physical_cores
+    if cores is not None and knobs.threads is not None and knobs.threads > cores:
+        raise UsageError(
+            f"{knobs.threads} threads are more than the {cores} physical cores of this machine.",
+            hint=f"Use {cores} or fewer: more make an engine much slower.",
+        )
+
+
+def _prompts(workload: str | None, file: Path | None, before: str | None) -> Prompts:
+    from narthex.trials.workload import WORKLOADS, Prompts, read_prompts
+
+    if file is not None:
+        return Prompts(own=read_prompts(file))
+    return Prompts(workload or (before if before in WORKLOADS else None) or "chat")
+
+
+def _turn(given: dict[str, Any], start: _Start, prompts: Prompts, knobs: KnobValues) -> Turn:
+    """The turn of the last trial, so that the two can be compared; the workload's own where it is another."""
+    from narthex.trials.workload import WORKLOADS
+
+    usual = start.turn
+    if usual is None or (given["workload"] and given["workload"] != start.workload):
+        usual = WORKLOADS[prompts.label].turn if prompts.label in WORKLOADS else Turn()
+    asked = {name: given[name] for name in ("depth", "prompt_tokens", "generate") if given[name] is not None}
+    turn = msgspec.structs.replace(usual, **asked)
+    need = turn.depth + turn.prompt_tokens + turn.generate
+    if asked and need > knobs.num_ctx and "depth" in asked:
+        raise UsageError(
+            f"A turn of {need} tokens does not fit a context of {knobs.num_ctx}.",
+            hint="Give a smaller --depth, --prompt-tokens or --generate, or turn num_ctx up.",
+        )
+    return fitted(turn, knobs.num_ctx)
+
+
+def _measure(
+    journal: Journal, bench: _Bench, trial: Trial, plain: bool | None
+) -> tuple[MemoryPlan, TrialRecord]:
+    """Run it and write it down, with prediction and reality side by side."""
+    from narthex.memory.calibrate import calibrate
+    from narthex.memory.plan import plan_memory
+    from narthex.trials.ledger import predictions
+    from narthex.trials.runner import EngineRunner
+    from narthex.views.progress import Progress
+    from narthex.views.text import observation_words
+
+    inspection, engine, devices = bench.inspection, bench.engine, _devices(bench.engine, bench.host)
+    learned = calibrate(journal.predictions(inspection.identity, engine.key))
+    plan = plan_memory(inspection, trial.knobs, devices, calibration=learned if learned.corrections else None)
+    path = Path(trial.model.path)
+    runner = EngineRunner(
+        engine, path, inspection, log_dir=paths.state_dir() / "engine", prompts=bench.prompts
+    )
+    with Progress(f"{inspection.name}: one trial of {trial.knobs.describe()}", 1, plain=plain) as progress:
+        progress.trial(1, trial.knobs.describe(), _plan_words(plan))
+        began, clock = time.time(), time.monotonic()
+        observation = runner.run(trial, progress.watch)
+        record = TrialRecord(
+            trial=trial, observation=observation, started_at=began, seconds=time.monotonic() - clock
+        )
+        progress.done(observation_words(observation))
+    journal.append_trial(None, record)
+    for row in predictions(inspection, devices, trial, observation):
+        journal.append_prediction(None, row)
+    return plan, record
+
+
+def _devices(engine: Engine, host: HostFacts) -> tuple[Device, ...]:
+    from narthex.memory.plan import Device
+
+    gpus = tuple(
+        Device(name=row.name, kind="gpu", free_bytes=row.free_bytes, total_bytes=row.total_bytes)
+        for row in engine.devices
+    )
+    memory = Device(
+        name="host", kind="host", free_bytes=host.ram_available_bytes, total_bytes=host.ram_total_bytes
+    )
+    return (*gpus, memory)
+
+
+def _as_json(found: _Result) -> str:
+    seen, before = found.record.observation, found.start.record
+    data = {
+        "start": found.start.words,
+        "difference": {
+            name: list(pair) for name, pair in found.base.difference(found.record.trial.knobs).items()
+        },
+        "before": before and _figures(before),
+        **_figures(found.record),
+        "trial": found.record.trial,
+        "seconds": found.record.seconds,
+        "plan": {
+            "fits": found.plan.fits,
+            "margin_bytes": found.plan.margin_bytes,
+            "devices": found.plan.devices,
+            "gaps": found.plan.gaps,
+        },
+        "observation": seen,
+    }
+    return msgspec.json.format(msgspec.json.encode(data), indent=2).decode()
+
+
+def _figures(record: TrialRecord) -> dict[str, Any]:
+    seen = record.observation
+    return {
+        "knobs": record.trial.knobs,
+        "turn": record.trial.turn,
+        "outcome": seen.outcome,
+        "reason": seen.reason,
+        "turn_s": seen.turn_s,
+        "decode_tps": seen.decode_tps,
+        "prompt_tps": seen.prompt_tps,
+        "spread": seen.spread,
+    }
+
+
+def _as_text(found: _Result) -> str:
+    """The setting, the difference, the prediction, the answer: one fact a line."""
+    trial, seen = found.record.trial, found.record.observation
+    changes = difference_words(trial.knobs.difference(found.base))
+    rows = [
+        ("setting", trial.knobs.describe()),
+        ("turned", f"{', '.join(changes) or 'nothing'} (from {found.start.words})"),
+        ("plan", _plan_words(found.plan)),
+        ("outcome", f"{seen.outcome.value.replace('_', ' ')}: {seen.reason}"),
+        *_measured(found),
+        *(("doubt", text) for text in seen.doubts),
+        *(("gap", text) for text in seen.gaps),
+    ]
+    lines = [found.record.trial.model.name]
+    lines += [wrap(f"  {name:<8} {text}", indent=11) for name, text in rows]
+    return "\n".join(lines)
+
+
+def _plan_words(plan: MemoryPlan) -> str:
+    parts = [f"{row.name} {format_size(row.need_bytes)}" for row in plan.devices]
+    if plan.margin_bytes is not None and plan.fits is not None:
+        left = format_size(abs(plan.margin_bytes))
+        parts.append(f"fits, {left} to spare" if plan.margin_bytes >= 0 else f"does not fit by {left}")
+    return "planned: " + " · ".join(parts)
+
+
+def _measured(found: _Result) -> list[tuple[str, str]]:
+    trial, seen = found.record.trial, found.record.observation
+    turn, rows = trial.turn, []
+    if seen.turn_s is not None:
+        shape = f"{turn.prompt_tokens} prompt tokens at depth {turn.depth}, then {turn.generate} tokens"
+        rows.append(("turn", f"{format_duration_fine(seen.turn_s)}: {shape}{_compared(found)}"))
+        rows.append(
+            ("speed", f"answer {format_rate(seen.decode_tps)} · prompt {format_rate(seen.prompt_tps)}")
+        )
+    if seen.end_turns:
+        end = seen.end_turns[-1]
+        speed = f"answer {format_rate(end.decode_tps)} · prompt {format_rate(end.prompt_tps)}"
+        rows.append(("full", f"{speed} with {end.prompt_tokens + end.generated} tokens in the context"))
+    peaks = seen.peaks
+    memory = [
+        f"VRAM {format_size(peaks.vram_bytes)}" if peaks.vram_bytes is not None else "",
+        f"RAM {format_size(peaks.ram_bytes)}" if peaks.ram_bytes is not None else "",
+    ]
+    if any(memory):
+        rows.append(("memory", "peak " + " · ".join(word for word in memory if word)))
+    if seen.bandwidth_share is not None:
+        rows.append(("limit", f"decoding reaches {seen.bandwidth_share:.0%} of what memory bandwidth allows"))
+    if seen.load_s is not None:
+        rows.append(("load", format_duration_fine(seen.load_s)))
+    return rows
+
+
+def _compared(found: _Result) -> str:
+    """«, 12 % faster than the last trial», where the two asked the same turn."""
+    before, now = found.start.record, found.record.observation.turn_s
+    then = before.observation.turn_s if before else None
+    if before is None or then is None or now is None:
+        return ""
+    if before.trial.turn != found.record.trial.turn or before.trial.workload != found.record.trial.workload:
+        return " (the last trial asked another turn: not comparable)"
+    change = 1 - now / then
+    if abs(change) <= TIE:
+        return ", the same as the last trial within 2 %"
+    return f", {abs(change):.0%} {'faster' if change > 0 else 'slower'} than the last trial"
