@@ -23,6 +23,7 @@ from narthex.memory.calibrate import PredictionRecord
 from narthex.outcomes import Outcome
 from narthex.testing.samples import KNOBS, MODEL, soak_report, trial_record
 
+FORK = multiprocessing.get_context("fork")  # no test forks while it has a journal open
 TABLES = ("studies", "study_ends", "trials", "observations", "decisions", "predictions", "notes", "profiles")
 
 
@@ -230,20 +231,33 @@ def _append_many(path: Path, study: str, worker: int, count: int) -> None:
 
 
 def test_several_processes_write_at_once_and_nothing_is_lost() -> None:
-    context = multiprocessing.get_context("spawn")
     with Journal.open() as journal:
-        study = begin(journal)
-        workers = [
-            context.Process(target=_append_many, args=(journal.path, study, number, 25))
-            for number in range(3)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join(60)
-        assert [worker.exitcode for worker in workers] == [0, 0, 0]
+        study, path = begin(journal), journal.path
+    workers = [FORK.Process(target=_append_many, args=(path, study, number, 25)) for number in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    with Journal.open() as journal:
         sequences = sorted(record.sequence for record in journal.trials(study))
     assert sequences == sorted(worker * 1000 + index for worker in range(3) for index in range(25))
+
+
+def _begin_one(number: int) -> None:
+    with Journal.open() as journal:
+        begin(journal, str(number))
+
+
+def test_several_processes_make_one_journal() -> None:
+    workers = [FORK.Process(target=_begin_one, args=(number,)) for number in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * 6
+    with Journal.open() as journal:
+        assert sorted(row.key for row in journal.studies()) == [str(number) for number in range(6)]
 
 
 def _hold_study(pipe: Connection) -> None:
@@ -254,9 +268,9 @@ def _hold_study(pipe: Connection) -> None:
 
 def test_a_study_is_run_by_one_process_and_a_killed_one_lets_go() -> None:
     here, there = multiprocessing.Pipe()
-    holder = multiprocessing.get_context("spawn").Process(target=_hold_study, args=(there,))
+    holder = FORK.Process(target=_hold_study, args=(there,))
     holder.start()
-    assert here.recv() == "held"
+    assert here.poll(60), "the child never held the study"
     with Journal.open() as journal:
         with (
             pytest.raises(JournalError, match=rf"process {holder.pid}, since ") as caught,

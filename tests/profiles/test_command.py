@@ -111,8 +111,12 @@ def test_json_has_the_record_its_age_and_the_changes(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("no_engine")
-def test_show_tells_the_verdict_and_how_to_prove_it_again(capsys: pytest.CaptureFixture[str]) -> None:
-    keep(profile())
+def test_show_tells_the_verdict_and_how_to_prove_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = msgspec.structs.replace(MODEL, path=str(tmp_path / "demo.gguf"))
+    Path(model.path).touch()
+    keep(profile(model=model))
     assert call("show", "Demo 7B") == ExitCode.OK
     text = " ".join(capsys.readouterr().out.split())
     for words in (

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from narthex.errors import JournalError
+from narthex.journal.flock import flock
 from narthex.journal.migrations import MIGRATIONS, migrate, refuse_newer, version
 
 BUSY_TIMEOUT_S = 10.0
@@ -81,8 +82,7 @@ def _create(path: Path) -> None:
     with _creating(path):
         if path.exists():  # another process was faster
             return
-        for leftover in path.parent.glob(f".{path.name}.new*"):  # of a process that was killed right here
-            leftover.unlink(missing_ok=True)
+        _clear(path)  # what a process left that was killed right here
         fresh = path.with_name(f".{path.name}.new")
         os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         try:
@@ -94,7 +94,12 @@ def _create(path: Path) -> None:
                 connection.close()
             os.rename(fresh, path)
         finally:
-            fresh.unlink(missing_ok=True)
+            _clear(path)
+
+
+def _clear(path: Path) -> None:
+    for leftover in path.parent.glob(f".{path.name}.new*"):
+        leftover.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -102,11 +107,7 @@ def _creating(path: Path) -> Iterator[None]:
     """One creator at a time; the kernel lets go when the process ends, however it ends."""
     descriptor = os.open(path.with_name(f".{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
+        flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from narthex.errors import JournalError
+from narthex.journal.flock import flock
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -33,7 +34,7 @@ def take(folder: Path, key: str) -> int:
     name = re.sub(r"[^0-9A-Za-z_-]", "_", key)[:100]
     descriptor = os.open(folder / f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, msgspec.json.encode(Holder(os.getpid(), time.time())), 0)
     except BlockingIOError as error:

@@ -259,5 +259,6 @@ def _page(profile: Profile, found: tuple[str, ...]) -> str:
     lines = [profile.name, *(wrap(f"  {name:<8} {text}", indent=11) for name, text in facts)]
     if found:
         lines += ["  the world has changed under it:", *(wrap(f"  - {text}", indent=4) for text in found)]
-        lines.append(f"  «narthex profile verify {profile.name}» proves it again in one load.")
+        if Path(profile.model.path).exists():
+            lines.append(f"  «narthex profile verify {profile.name}» proves it again in one load.")
     return "\n".join(lines)
