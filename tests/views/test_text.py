@@ -6,7 +6,7 @@ import msgspec
 
 from narthex.outcomes import Outcome
 from narthex.testing.studies import CHOSEN, OOM_LINE, failure, record, soak_report, study_result
-from narthex.views.figures import chosen_speed, is_proven, soak_seconds
+from narthex.views.figures import best_baseline, chosen_speed, is_proven, soak_seconds
 from narthex.views.table import table, width
 from narthex.views.text import (
     OUTCOME_WORDS,
@@ -29,6 +29,23 @@ def test_the_table_shows_before_after_why_limit_and_proof() -> None:
     assert "Doubt: the card was at 83 °C" in text
     assert "narthex profile export deepseek-32b-fastest --format llama-server" in text
     assert "narthex report 20261122-1a2b3c" in text
+
+
+def test_a_baseline_that_cannot_be_compared_is_not_compared() -> None:
+    result = study_result()
+    engine = msgspec.structs.replace(result.baselines[0], why="measured in another way")
+    result = msgspec.structs.replace(result, baselines=(engine, *result.baselines[1:]))
+    text = study_table(result)
+    assert "27.6 s  9.80 t/s    921 t/s  measured in another way" in text
+    best = best_baseline(result)
+    assert best is not None
+    assert best[0].name == "house"
+
+
+def test_a_replay_offers_no_report_because_it_is_not_stored() -> None:
+    assert "narthex report" not in study_table(
+        msgspec.structs.replace(study_result(), study="replay-1a2b3c4d")
+    )
 
 
 def test_the_lines_fit_a_usual_terminal() -> None:
@@ -91,7 +108,7 @@ def test_a_failure_keeps_the_line_that_proves_it() -> None:
 
 def test_a_finished_trial_is_one_line_of_figures() -> None:
     line = observation_words(study_result().trials[3].observation)
-    assert line == "turn 5.10 s · answer 54.6 t/s · prompt 1,627 t/s · load 6.10 s · VRAM 19.3 GiB"
+    assert line == "turn 5.10 s · prompt 1,627 t/s · decode 54.6 t/s · load 6.10 s · VRAM 19.3 GiB"
 
 
 def test_trials_and_decisions_are_listed_in_time_order() -> None:

@@ -85,10 +85,15 @@ def is_proven(result: StudyResult) -> bool:
 
 
 def best_baseline(result: StudyResult) -> tuple[Baseline, Speed] | None:
-    """The baseline with the least turn time, and its figures."""
-    rows = [(row, baseline_speed(result, row)) for row in result.baselines]
+    """The baseline with the least turn time, and its figures. One with a ``why`` can't be compared."""
+    rows = [(row, baseline_speed(result, row)) for row in result.baselines if not row.why]
     timed = [(row, speed) for row, speed in rows if speed.turn_s is not None]
     return min(timed, key=lambda pair: pair[1].turn_s or 0.0) if timed else None
+
+
+def is_stored(result: StudyResult) -> bool:
+    """Whether the journal has it. A replay is not stored."""
+    return not result.study.startswith("replay-")
 
 
 def limits(result: StudyResult) -> str | None:

@@ -16,6 +16,7 @@ from narthex.views.figures import (
     baseline_speed,
     chosen_speed,
     is_proven,
+    is_stored,
     limits,
     ratio,
     soak_seconds,
@@ -71,8 +72,8 @@ def observation_words(observation: Observation) -> str:
         return OUTCOME_WORDS[observation.outcome] + proof
     parts = [f"turn {format_duration_fine(observation.turn_s)}"]
     parts += [
-        f"answer {format_rate(observation.decode_tps)}",
         f"prompt {format_rate(observation.prompt_tps)}",
+        f"decode {format_rate(observation.decode_tps)}",
     ]
     if observation.load_s is not None:
         parts.append(f"load {format_duration_fine(observation.load_s)}")
@@ -99,7 +100,7 @@ def trial_table(records: tuple[TrialRecord, ...] | list[TrialRecord]) -> str:
                 record.trial.knobs.describe(),
             )
         )
-    return table(("#", "purpose", "outcome", "turn", "answer", "prompt", "setting"), rows, right="rllrrr")
+    return table(("#", "purpose", "outcome", "turn", "decode", "prompt", "setting"), rows, right="rllrrr")
 
 
 def decision_lines(result: StudyResult) -> str:
@@ -178,7 +179,7 @@ def _before_after(result: StudyResult) -> str:
         settings.append(("» narthex", result.chosen.describe()))
     if not rows:
         return ""
-    lines = [table(("setting of", "turn", "answer", "prompt", "compared"), rows, right="lrrr")]
+    lines = [table(("setting of", "turn", "decode", "prompt", "compared"), rows, right="lrrr")]
     lines += [wrap(turn_words(result)), "", table(("setting of", "knobs"), settings)]
     return "\n".join(lines)
 
@@ -188,7 +189,8 @@ def _baseline_row(result: StudyResult, row: Baseline, chosen: Speed) -> tuple[st
     if speed.turn_s is None:
         why = OUTCOME_WORDS[row.record.observation.outcome] if row.record else (row.why or "not measured")
         return (_baseline_words(row), "–", "–", "–", why)
-    return (_baseline_words(row), *_speed_cells(speed), compared(speed.turn_s, chosen.turn_s))
+    words = row.why or compared(speed.turn_s, chosen.turn_s)
+    return (_baseline_words(row), *_speed_cells(speed), words)
 
 
 def _baseline_words(row: Baseline) -> str:
@@ -244,6 +246,6 @@ def _next_steps(result: StudyResult) -> str:
         rows.append(("use it", f"narthex profile export {result.profile} --format llama-server"))
         if not is_proven(result):
             rows.append(("prove it", f"narthex soak {result.profile} --for 150s"))
-    if result.model:
+    if is_stored(result):
         rows.append(("report", f"narthex report {result.study} -o report.html"))
     return "\n".join(f"{name:<9}{text}" for name, text in rows)

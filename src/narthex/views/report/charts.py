@@ -51,10 +51,11 @@ def memory_chart(picture: MemoryPicture, name: str) -> str:
 
 def pareto_chart(result: StudyResult) -> str | None:
     """Turn time over context: every finished trial, the front, the winner; failures along the upper edge."""
-    done = [record for record in result.trials if record.observation.turn_s is not None]
+    records = _every_trial(result)
+    done = [record for record in records if record.observation.turn_s is not None]
     if not done:
         return None
-    failed = [record for record in result.trials if _failed(record)]
+    failed = [record for record in records if _failed(record)]
     contexts = [record.trial.knobs.num_ctx for record in (*done, *failed)]
     turns = [record.observation.turn_s or 0.0 for record in done]
     chart = Chart(
@@ -68,7 +69,7 @@ def pareto_chart(result: StudyResult) -> str | None:
     )
     front = pareto_front(done)
     chart.steps([(r.trial.knobs.num_ctx, r.observation.turn_s or 0.0) for r in front], "front")
-    for record in done:
+    for record in sorted(done, key=lambda record: record.trial.knobs == result.chosen):  # the winner on top
         chosen = record.trial.knobs == result.chosen
         style = "chosen" if chosen else "front-dot" if record in front else "dot"
         chart.dot(record.trial.knobs.num_ctx, record.observation.turn_s or 0.0, style, _hover(record))
@@ -96,7 +97,7 @@ def soak_charts(report: SoakReport, name: str) -> list[tuple[str, str]]:
     rows: list[tuple[str, str, str, Callable[[float, float], Axis]]] = [
         ("vram_bytes", "VRAM", "c1", lambda low, high: _bytes_axis(low, high, gib)),
         ("ram_bytes", "Main memory", "c4", lambda low, high: _bytes_axis(low, high, gib)),
-        ("decode_tps", "Answer speed", "c2", lambda low, high: axis(0, high, "tokens/s", count=4)),
+        ("decode_tps", "Decode speed", "c2", lambda low, high: axis(0, high, "tokens/s", count=4)),
         (
             "fill",
             "Context in use",
@@ -146,6 +147,12 @@ def _column(report: SoakReport, field: str) -> list[float]:
 def _curve(samples: Sequence[SoakSample], field: str) -> list[tuple[float, float]]:
     """The readings that there are; speed is only known while the engine answers."""
     return [(s.at_s, float(value)) for s in samples if (value := getattr(s, field)) is not None]
+
+
+def _every_trial(result: StudyResult) -> list[TrialRecord]:
+    """The trials, and the baselines that are not among them."""
+    baselines = [row.record for row in result.baselines if row.record is not None]
+    return [*result.trials, *(record for record in baselines if record not in result.trials)]
 
 
 def _failed(record: TrialRecord) -> bool:

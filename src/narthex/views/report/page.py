@@ -119,14 +119,14 @@ def _before_after(result: StudyResult) -> list[dict[str, Any]]:
     rows = []
     for row in result.baselines:
         speed = figures.baseline_speed(result, row)
-        why = "" if speed.turn_s is not None else row.why
+        why = row.why
         if speed.turn_s is None and row.record is not None:
             why = OUTCOME_WORDS[row.record.observation.outcome]
         rows.append(
             {
                 "name": BASELINE_WORDS.get(row.name, row.name),
                 "chosen": False,
-                "compared": compared(speed.turn_s, chosen.turn_s) or why,
+                "compared": why or compared(speed.turn_s, chosen.turn_s),
                 "knobs": row.knobs.describe(),
                 **_speed(speed),
             }

@@ -152,9 +152,9 @@ class Chart:
         taken: list[tuple[float, float, float]] = []
         for x, y, text, style in sorted(places, key=lambda row: self.py(row[1])):
             wide = len(text) * _LETTER
-            left = self.px(x) + 8
+            left, place, anchor = self.px(x) + 8, self.px(x) + 8, "start"
             if left + wide > WIDTH - RIGHT:
-                left = max(LEFT + 2, self.px(x) - 8 - wide)
+                left, place, anchor = self.px(x) - 8 - wide, self.px(x) - 8, "end"
             top = self.py(y) + 3.5
             while any(
                 abs(top - other) < 12 and left < end and begin < left + wide for begin, end, other in taken
@@ -162,7 +162,8 @@ class Chart:
                 top += 3
             taken.append((left, left + wide, top))
             self._over.append(
-                f'<text class="halo {style}" x="{left:.1f}" y="{top:.1f}">{escape(text)}</text>'
+                f'<text class="halo {style}" x="{place:.1f}" y="{top:.1f}" text-anchor="{anchor}">'
+                f"{escape(text)}</text>"
             )
 
     def render(self) -> str:
