@@ -119,3 +119,28 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
     child.stdout.close()
     assert child.stderr.read() == b""
     assert child.wait() == ExitCode.OK
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_being_ended_takes_the_way_of_ctrl_c(number: signal.Signals) -> None:
+    program = (
+        "import sys, time, click\n"
+        "from narthex.cli.failure import run\n"
+        "def body():\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    finally:\n"
+        "        print('cleaned up', flush=True)\n"
+        "sys.exit(run(click.Command('body', callback=body), []))\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(number)
+    out, err = child.communicate()
+    assert out == "cleaned up\n"
+    assert "interrupted" in err
+    assert child.returncode == ExitCode.INTERRUPTED
