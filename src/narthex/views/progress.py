@@ -162,7 +162,7 @@ class Progress:
         self._stream.flush()
 
     def _trial_words(self) -> str:
-        of = f" of about {max(self._total, self._number or 0)}" if self._total else ""
+        of = f" of about {max(self._total, self._number or 0)}" if self._total and self._total > 1 else ""
         return f"trial {self._number}{of}"
 
     def _left_words(self) -> str:
