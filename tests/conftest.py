@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import pytest
@@ -11,12 +11,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test can touch the user's journal, cache or logs."""
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test can touch the user's journal, cache or logs, and none depends on the user's settings."""
+    for name in [name for name in os.environ if name.startswith("NARTHEX_")]:
+        monkeypatch.delenv(name)
     for name in ("DATA", "CACHE", "STATE"):
         monkeypatch.setenv(f"NARTHEX_{name}", str(tmp_path / "narthex" / name.lower()))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    yield
 
 
 @pytest.fixture(scope="session")
