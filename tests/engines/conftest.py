@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from narthex.engines._base import Engine
+from narthex.engines.companions import listeners
+from narthex.engines.llama_launch import free_port
 from narthex.engines.llama_server import probe
 from narthex.knobs import KnobValues
 
@@ -67,20 +69,13 @@ def rpc_server(rpc_server_binary: Path, tmp_path: Path) -> Iterator[Callable[[in
         log = tmp_path / f"rpc-{port}.log"
         with log.open("wb") as file:
             started.append(subprocess.Popen(["bash", "-c", words], stdout=file, stderr=file))
-        wait_until(lambda: b"transport" in log.read_bytes())
+        wait_until(lambda: bool(listeners(port)))
         return f"127.0.0.1:{port}"
 
     yield start
     for process in started:
         process.kill()
         process.wait()
-
-
-def free_port() -> int:
-    """A loopback port that nothing uses."""
-    from narthex.engines.llama_launch import free_port
-
-    return free_port()
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 20) -> None:

@@ -59,8 +59,7 @@ _KNOWN: tuple[tuple[Outcome, re.Pattern[str]], ...] = (
         re.compile(
             r"quantized V cache requires|V cache quantization requires|requires flash_attn"
             r"|Flash Attention.*required|error while handling argument|Unsupported cache type"
-            r"|K cache quantization|not supported (?:with|for) (?:this|the) "
-            r"|error: unknown value for|head size.*not (?:divisible|a multiple)"
+            r"|K cache quantization|error: unknown value for"
         ),
     ),
     (
@@ -123,7 +122,7 @@ def explain_exit(
             exit_code=exit_code,
             requested_bytes=_requested(lines, line),
         )
-    if not loaded:
+    if not loaded and (exit_code is None or exit_code >= 0 or exit_code == -signal.SIGABRT):
         for outcome, pattern in _KNOWN:
             if (found := next((line for line in lines if pattern.search(line)), None)) is not None:
                 return Failure(outcome=outcome, line=clean(found), exit_code=exit_code)
@@ -228,11 +227,12 @@ def _requested(lines: Sequence[str], line: str) -> int | None:
 def _telling(lines: Sequence[str]) -> str | None:
     """The line that best tells what went wrong: the first of the last cluster of error lines, since a cause
     is printed before what follows from it, and earlier clusters were survived."""
-    told = [
-        index
-        for index, line in enumerate(lines)
-        if _TELLING.search(line) and not _EMPTY_WORDS.search(line) and not _HARMLESS.search(line)
-    ]
+    told: list[int] = []
+    for index, line in enumerate(lines):
+        if _TRIED_AGAIN.search(line):
+            told.clear()
+        elif _TELLING.search(line) and not (_EMPTY_WORDS.search(line) or _HARMLESS.search(line)):
+            told.append(index)
     if not told:
         return None
     first = told[-1]
