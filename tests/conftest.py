@@ -1,4 +1,4 @@
-"""Fixtures for everyone: where the recorded data lies, a real engine, a real model, and a home that is no one's."""
+"""Fixtures for everyone: the recorded data, a real engine, a real model, and a home that is no one's."""
 
 from __future__ import annotations
 
