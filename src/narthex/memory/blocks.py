@@ -85,6 +85,22 @@ class Blocks:
         out = mul_mat(weight, x)
         return like("add", out, bias) if bias is not None else out
 
+    def project(self, layer: int, name: str, x: Tensor) -> Tensor:
+        """A matrix product with one of the layer's weights, its scale and its bias, where there are any."""
+        out = mul_mat(self.need(layer, name), x)
+        scale = self.weight(layer, name, "scale")
+        if scale is not None:
+            out = like("mul", out, scale)
+        bias = self.weight(layer, name, "bias")
+        return like("add", out, bias) if bias is not None else out
+
+    def bare(self, layer: int, name: str) -> Tensor:
+        """A weight whose name has no suffix (``blk.0.ssm_a``). Raises MissingWeight."""
+        tensor = self.named(f"blk.{layer}.{name}")
+        if tensor is None:
+            raise MissingWeight(f"blk.{layer}.{name}")
+        return tensor
+
     def norm(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None, op: str = "rms_norm"
     ) -> Tensor:
@@ -101,22 +117,33 @@ class Blocks:
 
     # ---- inputs
 
-    def embed(self, *, scaled: bool = False, mixed: bool = True, scale_op: bool = False) -> Tensor:
+    def embed(
+        self, *, scaled: bool = False, mixed: bool = True, scale_op: bool = False, stacked: int = 0
+    ) -> Tensor:
         """Token embedding with the inputs for images beside it (build_inp_embd).
 
         ``scaled`` multiplies token rows by a factor of their own; ``scale_op`` is a plain scale behind it.
+        ``stacked`` inputs of later layers lie behind each row.
         """
         g, n = self.graph, self.setup.tokens
         table = self.named("token_embd.weight")
         if table is None:
             raise MissingWeight("token_embd.weight")
-        tokens, rows = g.input("I32", n), g.input("F32", self.width, n)
-        x = get_rows(table, tokens)
+        wide = self.width * (1 + stacked)
+
+        def rows_of(ids: Tensor) -> Tensor:
+            rows = get_rows(table, ids)
+            return fresh("pad", "F32", (wide, n, 1, 1), rows) if stacked else rows
+
+        tokens, rows = g.input("I32", n), g.input("F32", wide, n)
+        x = rows_of(tokens)
         g.expand(x)
         g.expand(rows)
         if mixed:
-            ids, slots, base = g.input("I32", n), g.input("I64", n), g.input("F32", self.width, n)
-            g.expand(set_rows(like("dup", base), get_rows(table, ids), slots))
+            ids, slots, base = g.input("I32", n), g.input("I64", n), g.input("F32", wide, n)
+            g.expand(set_rows(like("dup", base), rows_of(ids), slots))
+        if stacked:
+            x = view(x, (self.width, n), x.nb[1:2])
         if scale_op:
             x = like("scale", x)
         if scaled:
@@ -164,9 +191,8 @@ class Blocks:
         heads, kv_heads = shape.heads, shape.kv_heads
         d, dv = shape.key_length, shape.value_length
         clamp = self.meta("attention.clamp_kqv") > 0
-        fused = self.weight(layer, "attn_qkv")
-        if fused is not None:
-            out = self.linear(fused, x, self.weight(layer, "attn_qkv", "bias"))
+        if self.weight(layer, "attn_qkv") is not None:
+            out = self.project(layer, "attn_qkv", x)
             if clamp:
                 out = like("clamp", out)
             row = out.nb[1]
@@ -177,12 +203,8 @@ class Blocks:
             )
         parts = []
         for name, size, count in (("q", d, heads), ("k", d, kv_heads), ("v", dv, kv_heads)):
-            part = self.linear(
-                self.need(layer, f"attn_{name}"), x, self.weight(layer, f"attn_{name}", "bias")
-            )
-            if clamp:
-                part = like("clamp", part)
-            parts.append((part, size, count))
+            part = self.project(layer, f"attn_{name}", x)
+            parts.append((like("clamp", part) if clamp else part, size, count))
         q, k, v = (reshape(part, size, count, n) for part, size, count in parts)
         return q, k, v
 
@@ -315,23 +337,16 @@ class Blocks:
 
     def feed_forward(self, layer: int, x: Tensor, *, tag: str = "", act: str = "glu") -> Tensor:
         """Up, gate and down (build_ffn). ``act``: glu, glu_fused (up holds both), unary or relu_sqr."""
-        up = self.weight(layer, f"ffn_up{tag}")
-        gate = self.weight(layer, f"ffn_gate{tag}")
-        if up is None:
-            raise MissingWeight(f"blk.{layer}.ffn_up{tag}.weight")
-        raised = self.linear(up, x, self.weight(layer, f"ffn_up{tag}", "bias"))
-        if gate is not None:
-            gated = self.linear(gate, x, self.weight(layer, f"ffn_gate{tag}", "bias"))
-            x = like("glu", gated, raised)
+        raised = self.project(layer, f"ffn_up{tag}", x)
+        if self.weight(layer, f"ffn_gate{tag}") is not None:
+            x = like("glu", self.project(layer, f"ffn_gate{tag}", x), raised)
         elif act == "glu_fused":
             x = fresh("glu", "F32", (raised.ne[0] // 2, raised.ne[1], 1, 1), raised)
         else:
             x = like("unary", raised)
             if act == "relu_sqr":
                 x = like("sqr", x)
-        return self.linear(
-            self.need(layer, f"ffn_down{tag}"), x, self.weight(layer, f"ffn_down{tag}", "bias")
-        )
+        return self.project(layer, f"ffn_down{tag}", x)
 
 
 class AttentionInputs(NamedTuple):

@@ -136,8 +136,9 @@ def _size_on(tensor: Tensor, device: int) -> int:
     if device != GPU:
         return size
     if tensor.op == "flash_attn":
-        for part in tensor.src[1:3]:  # room for keys and values as f16, where the cache is quantised
-            if part.kind != "F16":
+        k, v = tensor.src[1:3]
+        for part in (k,) if k.base is not None and k.base is v.base else (k, v):
+            if part.kind != "F16":  # room for a quantised cache as f16
                 size = -(-size // 128) * 128 + part.elements * 2
     block, nbytes = BLOCKS[tensor.kind]
     if block > 1 and tensor.ne[0] % ROW_PADDING:

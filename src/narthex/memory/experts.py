@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from narthex.memory.blocks import Blocks, MissingWeight
+from narthex.memory.blocks import Blocks
 from narthex.memory.graph import (
     Tensor,
     cont,
@@ -32,6 +32,8 @@ class Routing(NamedTuple):
     groups_used: int = 0
     weigh_first: bool = False  # llama4: tokens are weighed before the experts, not after
     act: str = "glu"
+    from_file: bool = False  # gating and norm as the file says
+    default_gating: int = 1  # where it does not: 1 softmax, 2 sigmoid
 
 
 def mixture(
@@ -106,25 +108,27 @@ def _best_groups(choice: Tensor, experts: int, routing: Routing, n: int) -> Tens
 def _through_experts(b: Blocks, layer: int, x: Tensor, ids: Tensor, routing: Routing) -> Tensor:
     fused = b.weight(layer, "ffn_gate_up_exps")
     if fused is not None:
-        both = _add_id(mul_mat_id(fused, x, ids), b.weight(layer, "ffn_gate_up_exps", "bias"), ids)
+        both = _expert(b, layer, "ffn_gate_up_exps", x, ids)
         half = (both.ne[0] // 2, both.ne[1], both.ne[2])
         x = fresh("glu", "F32", (*half, 1), view(both, half, both.nb[1:3]), view(both, half, both.nb[1:3]))
     else:
-        up = b.weight(layer, "ffn_up_exps")
-        if up is None:
-            raise MissingWeight(f"blk.{layer}.ffn_up_exps.weight")
-        raised = _add_id(mul_mat_id(up, x, ids), b.weight(layer, "ffn_up_exps", "bias"), ids)
-        gate = b.weight(layer, "ffn_gate_exps")
-        if gate is not None:
-            gated = _add_id(mul_mat_id(gate, x, ids), b.weight(layer, "ffn_gate_exps", "bias"), ids)
-            x = like("glu", gated, raised)
+        raised = _expert(b, layer, "ffn_up_exps", x, ids)
+        if b.weight(layer, "ffn_gate_exps") is not None:
+            x = like("glu", _expert(b, layer, "ffn_gate_exps", x, ids), raised)
         else:
             x = like("unary", raised)
             if routing.act == "relu_sqr":
                 x = like("sqr", x)
-    out = mul_mat_id(b.need(layer, "ffn_down_exps"), x, ids)
-    return _add_id(out, b.weight(layer, "ffn_down_exps", "bias"), ids)
+    return _expert(b, layer, "ffn_down_exps", x, ids)
 
 
-def _add_id(x: Tensor, bias: Tensor | None, ids: Tensor) -> Tensor:
-    return like("add_id", x, bias, ids) if bias is not None else x
+def _expert(b: Blocks, layer: int, name: str, x: Tensor, ids: Tensor) -> Tensor:
+    """The chosen experts' matrix product, with the scale and the bias of each where the file has them."""
+    out = mul_mat_id(b.need(layer, name), x, ids)
+    scale = b.weight(layer, name, "scale")
+    if scale is not None:
+        count, n = scale.ne[0], x.ne[2]
+        rows = repeat(reshape(scale, 1, count, 1), 1, count, n)
+        out = like("mul", out, get_rows(rows, ids))
+    bias = b.weight(layer, name, "bias")
+    return like("add_id", out, bias, ids) if bias is not None else out

@@ -2,7 +2,8 @@
 
 ``RECIPES`` says how an architecture differs from the plain transformer; each row was read off its file in
 ``src/models`` of llama.cpp b11434. An architecture without a row is planned as a plain transformer with
-whatever its tensors show, and the plan says that it is only bounded.
+whatever its tensors show, and the plan says that it is only bounded. ``design.md`` tells which rows were
+checked against dry runs of the engine.
 """
 
 from __future__ import annotations
@@ -10,17 +11,122 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from narthex.memory.blocks import Setup, Weights
+from narthex.memory.experts import Routing
+from narthex.memory.gemma import Gemma3n, Gemma4
+from narthex.memory.latent import Latent
+from narthex.memory.recurrent import BothMixers, OneThingALayer, Recurrent
 from narthex.memory.transformer import Recipe, Transformer
 from narthex.models.inspection import Inspection
 
-_GEMMA = Recipe(scaled_input=True, scaled_queries=True)
+_PLAIN = Recipe()
+_AS_FILED = Routing(from_file=True)  # gating and norm of the experts as the file says
+_UNNORMED = Recipe(routing=Routing(normed=False))
+_SHARED = Recipe(routing=_AS_FILED)
+_GRANITE = Recipe(scale_input=True, residual_scale=True, scaled_logits=True)
+_GEMMA = Recipe(scale_input=True, scaled_queries=True)
+_GEMMA3 = Recipe(scaled_input=True, scaled_queries=True, post_norms=True)
+_COHERE = Recipe(norm="norm", parallel="cohere", scaled_logits=True)
+_QWEN_DELTA = Recipe(
+    gated_queries=True, ffn_norm="post_attention_norm", shared_gate="sigmoid", pick="after norm"
+)
+_NEMOTRON_H = Recipe(
+    rope="none",
+    act="relu_sqr",
+    pick="after norm",
+    routing=Routing(gating="sigmoid", act="relu_sqr", from_file=True, default_gating=2),
+)
 
 RECIPES: dict[str, Recipe] = {
-    "llama": Recipe(),
-    "qwen2": Recipe(),
-    "qwen3": Recipe(),
-    "qwen3moe": Recipe(),
-    "gemma3": _GEMMA._replace(post_norms=True),
+    # dense
+    "arcee": Recipe(act="relu_sqr"),
+    "baichuan": _PLAIN,
+    "command-r": _COHERE,
+    "ernie4_5": _PLAIN,
+    "exaone": _PLAIN,
+    "falcon": Recipe(norm="norm", parallel="falcon", act="unary"),
+    "gemma": _GEMMA,
+    "glm4": Recipe(post_norms=True, act="glu_fused"),
+    "granite": _GRANITE,
+    "hunyuan-dense": Recipe(qk_norm="late"),
+    "internlm2": _PLAIN,
+    "llama": _PLAIN,
+    "minicpm": _GRANITE,
+    "mistral3": _PLAIN,
+    "nemotron": Recipe(norm="norm", act="relu_sqr"),
+    "phi2": Recipe(norm="norm", parallel="phi2", act="unary", scaled_queries=True),
+    "phi3": Recipe(act="glu_fused", scaled_queries=True, residual_first="last"),
+    "qwen2": _PLAIN,
+    "qwen2vl": Recipe(positions=4),
+    "qwen3": _PLAIN,
+    "qwen3vl": Recipe(positions=4, deep_stack=True),
+    "seed_oss": Recipe(ffn_norm="post_attention_norm"),
+    "smollm3": Recipe(rope="skip4"),
+    "stablelm": Recipe(norm="norm"),
+    "starcoder2": Recipe(norm="norm", act="unary"),
+    "xverse": _PLAIN,
+    # sliding windows
+    "cohere2": _COHERE._replace(rope="window"),
+    "exaone4": Recipe(pre_norm=False, post_norms=True, ffn_norm="", rope="window"),
+    "gemma2": _GEMMA._replace(post_norms=True, softcap=True, logit_softcap=True),
+    "gemma3": _GEMMA3,
+    "gemma3n": Recipe(scaled_input=True, logit_softcap=True, pick="before norm"),
+    "gemma4": Recipe(scaled_input=True, pick="after norm"),
+    "olmo2": Recipe(pre_norm=False, post_norms=True, ffn_norm="", qk_norm="row"),
+    # experts
+    "bailingmoe": _SHARED,
+    "deepseek": _UNNORMED,
+    "dots1": _SHARED,
+    "ernie4_5-moe": _PLAIN,
+    "glm4moe": Recipe(ffn_norm="post_attention_norm", routing=Routing(from_file=True, default_gating=2)),
+    "gpt-oss": Recipe(
+        ffn_norm="post_attention_norm", routing=Routing(gating="late", normed=False), pick="before norm"
+    ),
+    "granitemoe": _GRANITE,
+    "hunyuan-moe": Recipe(qk_norm="late"),
+    "llama4": Recipe(
+        rope="skip4",
+        qk_norm="bare",
+        temperature=True,
+        routing=Routing(gating="sigmoid", normed=False, weigh_first=True),
+    ),
+    "minimax-m2": Recipe(qk_norm="row", routing=_AS_FILED),
+    "olmoe": Recipe(qk_norm="row", routing=Routing(normed=False)),
+    "qwen2moe": Recipe(routing=Routing(normed=False), shared_gate="silu"),
+    "qwen3moe": _PLAIN,
+    "qwen3vlmoe": Recipe(positions=4, deep_stack=True),
+    # latent attention
+    "deepseek2": Recipe(routing=_AS_FILED),
+    # recurrent and hybrid
+    "falcon-h1": _PLAIN,
+    "granitehybrid": _GRANITE._replace(rope="none"),
+    "jamba": Recipe(rope="none", routing=Routing(normed=False), residual_first="both"),
+    "lfm2": Recipe(residual_first="both"),
+    "lfm2moe": Recipe(routing=Routing(from_file=True), residual_first="both"),
+    "mamba": _PLAIN,
+    "mamba2": _PLAIN,
+    "nemotron_h": _NEMOTRON_H,
+    "nemotron_h_moe": _NEMOTRON_H,
+    "qwen35": _QWEN_DELTA._replace(positions=4),
+    "qwen35moe": _QWEN_DELTA._replace(positions=4),
+    "qwen3next": _QWEN_DELTA,
+}
+
+_BUILDERS: dict[str, type[Transformer]] = {
+    "deepseek2": Latent,
+    "falcon-h1": BothMixers,
+    "gemma3n": Gemma3n,
+    "gemma4": Gemma4,
+    "granitehybrid": Recurrent,
+    "jamba": Recurrent,
+    "lfm2": Recurrent,
+    "lfm2moe": Recurrent,
+    "mamba": OneThingALayer,
+    "mamba2": OneThingALayer,
+    "nemotron_h": OneThingALayer,
+    "nemotron_h_moe": OneThingALayer,
+    "qwen35": Recurrent,
+    "qwen35moe": Recurrent,
+    "qwen3next": Recurrent,
 }
 
 
@@ -31,6 +137,7 @@ def is_known(architecture: str) -> bool:
 
 def builder(inspection: Inspection, setup: Setup, weight: Weights, home: Callable[[int], int]) -> Transformer:
     """The builder of a model's graph."""
-    made = Transformer(inspection, setup, weight, home)
+    kind = _BUILDERS.get(inspection.architecture, Transformer)
+    made = kind(inspection, setup, weight, home)
     made.recipe = RECIPES.get(inspection.architecture, Recipe())
     return made

@@ -17,6 +17,9 @@ from narthex.models.inspection import Inspection, TensorInfo
 GPU_ALIGNMENT, HOST_ALIGNMENT = 128, 32
 ROW_PADDING = 512  # weights: CUDA pads the last row of quantised tensors to this many (MATRIX_ROW_PADDING)
 
+# these load the output copy before the embedding itself, and so twice even where both are on the host
+TWICE = frozenset({"gemma3n", "gemma4"})
+
 _INPUT = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.")
 _OUTPUT = ("output.", "output_norm.", "cls.", "altup_", "token_embd.weight#output")
 _EXPERTS = re.compile(r"\.ffn_(?:up|down|gate|gate_up)_(?:ch)?exps")  # LLM_FFN_EXPS_REGEX
@@ -89,6 +92,9 @@ def weight_bytes(inspection: Inspection, placement: Placement) -> tuple[int, int
             on_gpu += size
         else:
             on_host += size
-        if tensor.name == "token_embd.weight" and placement.on_gpu("output.") and is_tied(inspection):
-            on_gpu += padded_bytes(tensor.type_name, tensor.dims[0], tensor.nbytes, on_gpu=True)
+        if tensor.name == "token_embd.weight" and is_tied(inspection):
+            if placement.on_gpu("output."):
+                on_gpu += padded_bytes(tensor.type_name, tensor.dims[0], tensor.nbytes, on_gpu=True)
+            elif inspection.architecture in TWICE:
+                on_host += size
     return on_gpu, on_host
