@@ -30,13 +30,17 @@ class BaselineSetting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def baselines_of(
-    question: Question, space: Space, current: KnobValues | None = None, house: House | None = None
+    question: Question,
+    space: Space,
+    current: KnobValues | None = None,
+    house: House | None = None,
+    cores: int | None = None,
 ) -> tuple[BaselineSetting, ...]:
     """The baselines of a study, in the order they are measured."""
     current = question.current or current
     rows = [BaselineSetting(name="current", knobs=current)] if current else []
     rows.append(_engine(question, space))
-    rows.append(_house(question, space, house or House()))
+    rows.append(_house(question, space, house or House(), cores))
     return tuple(_checked(row, space) if space.recorded else row for row in rows)
 
 
@@ -44,13 +48,14 @@ def _engine(question: Question, space: Space) -> BaselineSetting:
     return BaselineSetting(name="engine", knobs=KnobValues(num_ctx=space.min_ctx, parallel=question.parallel))
 
 
-def _house(question: Question, space: Space, house: House) -> BaselineSetting:
+def _house(question: Question, space: Space, house: House, cores: int | None) -> BaselineSetting:
     knobs = KnobValues(
         num_ctx=space.min_ctx,
         gpu_layers=min(house.gpu_layers, space.all_layers) if len(space.values("gpu_layers")) > 1 else 0,
         batch=house.batch,
         ubatch=house.batch,
         parallel=question.parallel,
+        threads=cores,
     )
     turn = msgspec.structs.replace(question.turn, generate=min(question.turn.generate, _SHORT_GENERATE))
     if space.recorded:

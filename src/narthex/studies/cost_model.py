@@ -202,7 +202,9 @@ def sample_of(record: TrialRecord, space: Space) -> Sample | None:
         return None
     offloaded = observation.report.offloaded_layers if observation.report else None
     if engine_placed and offloaded is None:
-        return None
+        if max(space.values("gpu_layers")) > 0:
+            return None
+        offloaded = 0
     share = space.cpu_share(knobs, offloaded)
     noise = space.noise_split if share > 0 else space.noise_gpu
     return Sample(

@@ -3,7 +3,7 @@
 ``fastest``: the turn time alone; the context counts for less than the 2 % of a tie, so it only breaks ties.
 ``longest``: the context, as long as decoding keeps the speed asked for.
 ``balanced``: the knee of the Pareto front of turn time and context: the point from which doubling the
-context would cost more than a quarter of turn time.
+context would cost more than an eighth of turn time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from narthex.studies.records import Goal, Question
 from narthex.trials.trial import TrialRecord, Turn
 
 TIE = 0.02  # within 2 % two turn times are the same
-DOUBLING = log(1.25)  # balanced: twice the context is worth a quarter more turn time
+DOUBLING = log(1.125)  # balanced: twice the context is worth an eighth more turn time
 LEAST_DECODE_TPS = 10.0  # longest, where no speed is asked for: about as fast as people read
 _TIE_BREAK = 0.9 * TIE  # what all of the context range is worth under «fastest»
 _TOO_SLOW = -20.0  # longest: below every setting that is fast enough

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
@@ -42,6 +43,7 @@ class Session:
         runner: Runner,
         journal: StudyJournal,
         screen: Screen,
+        learn: Callable[[TrialRecord, str], None] | None = None,
     ) -> None:
         self.study = study
         self.question = question
@@ -50,6 +52,7 @@ class Session:
         self.history: list[TrialRecord] = []
         self.soaks: list[tuple[KnobValues, SoakReport]] = []
         self._runner = runner
+        self._learn = learn
         self._journal = journal
         self._recorded = journal.trials(study)
         self._recorded_soaks = [(row.knobs, row.report) for row in journal.soaks(study=study)]
@@ -125,6 +128,8 @@ class Session:
         )
         self._next_sequence += 1
         self._journal.append_trial(self.study, record)
+        if self._learn is not None:
+            self._learn(record, self.study)
         self.history.append(record)
         self.screen.done(summary(record))
         return record

@@ -58,6 +58,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     engine_comparable: bool = True
     engine_known: bool = True
     recorded: bool = False
+    layer_shares: tuple[float, ...] = ()  # CPU share by number of GPU layers; empty: all layers alike
 
     def find(self, knobs: KnobValues) -> Candidate | None:
         """The candidate with exactly these knobs."""
@@ -93,7 +94,10 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
         near = [c for c in self.candidates if c.knobs.gpu_layers == layers and not c.knobs.cpu_moe]
         if near and not knobs.cpu_moe:
             return near[0].cpu_share
-        return layer_share(self.all_layers if layers is None else layers, self.all_layers)
+        count = self.all_layers if layers is None else min(layers, self.all_layers)
+        if self.layer_shares:
+            return self.layer_shares[count]
+        return layer_share(count, self.all_layers)
 
 
 def layer_share(gpu_layers: int, all_layers: int) -> float:

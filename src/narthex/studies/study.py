@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -34,6 +35,8 @@ from narthex.trials.trial import Runner, Trial, TrialRecord, Watch
 
 CONFIRM_LOADS = 4  # A/B/A/B
 MOST_SOAKS = 4
+Spaces = Callable[[Sequence[TrialRecord]], Space]
+"""The space under what a history has taught; pure."""
 Soak = Callable[[Trial, float, Watch], SoakReport]
 """Soaks one setting for so many seconds: ``trials.soak.soak`` with its runner."""
 
@@ -46,7 +49,7 @@ def study_key(question: Question, identity: Identity) -> str:
 
 def run_study(
     question: Question,
-    space: Space,
+    space: Space | Spaces,
     runner: Runner,
     journal: StudyJournal,
     *,
@@ -54,14 +57,19 @@ def run_study(
     baselines: Sequence[BaselineSetting] = (),
     soak: Soak | None = None,
     keep: Callable[[StudyResult], str | None] | None = None,
+    learn: Callable[[TrialRecord, str], None] | None = None,
     screen: Screen | None = None,
     argv: Sequence[str] = (),
     fresh: bool = False,
+    extra: dict[str, Any] | None = None,
 ) -> StudyResult:
     """Answer a question about a model on an engine.
 
-    An unfinished study with the same key goes on unless ``fresh``. ``keep`` stores the result's profile and
-    gives its name. Ctrl-C ends it with what is known: ``finished`` is False. Raises JournalError, UsageError.
+    An unfinished study with the same key goes on unless ``fresh``. ``space`` may depend on what the trials
+    taught. ``learn`` gets each new trial with the study's id; ``keep`` stores the result's profile and gives
+    its name; ``extra`` goes into the result.
+
+    Ctrl-C ends it with what is known: ``finished`` is False. Raises JournalError, UsageError.
     """
     shown = screen or Silent()
     key = study_key(question, identity)
@@ -79,12 +87,14 @@ def run_study(
                 argv=argv,
             )
         )
-        session = Session(name, question, identity, runner=runner, journal=journal, screen=shown)
+        session = Session(name, question, identity, runner=runner, journal=journal, screen=shown, learn=learn)
         if row:
             known = journal.trials(name)
             shown.note(f"continuing study {name}: {len(known)} trials are known already")
-        study = _Study(session, space, baselines, soak)
+        spaces = (lambda history: space) if isinstance(space, Space) else space
+        study = _Study(session, spaces, baselines, soak)
         result = study.run(row.started_at if row else time.time())
+        result = msgspec.structs.replace(result, extra={**(extra or {}), **result.extra})
         if result.finished:
             if keep is not None and result.chosen is not None:
                 result = msgspec.structs.replace(result, profile=keep(result))
@@ -96,17 +106,22 @@ class _Study:
     """The steps of one study, in order."""
 
     def __init__(
-        self, session: Session, space: Space, baselines: Sequence[BaselineSetting], soak: Soak | None
+        self, session: Session, spaces: Spaces, baselines: Sequence[BaselineSetting], soak: Soak | None
     ) -> None:
         self.session = session
         self.question = session.question
-        self.space = space
+        self._spaces = spaces
         self._settings = baselines
         self._soak = soak
         self._propose = strategy(self.question.strategy)
         self._began = time.monotonic()
         self.baselines: dict[str, Baseline] = {}
         self.answer: Answer | None = None
+
+    @property
+    def space(self) -> Space:
+        """What may be tried, by what is known now."""
+        return self._spaces(self.session.history)
 
     def run(self, started_at: float) -> StudyResult:
         """All steps. Ctrl-C ends them early."""

@@ -13,13 +13,16 @@ from narthex.cli.options import json_option, plain_option
 from narthex.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from narthex.engines._base import Engine
+    from narthex.host.facts import HostFacts
+    from narthex.journal.journal import Journal
     from narthex.knobs import KnobValues
     from narthex.studies.records import Question, StudyResult
+    from narthex.trials.workload import Prompts
     from narthex.views.progress import Progress
 
 _DEMO_TURN = (256, 64, 32)  # depth, prompt, generated: a minute or two on two cores
 _DEMO_SOAK_S = 20.0
-_LIVE_LOADS = 24
 
 
 @click.command()
@@ -81,7 +84,7 @@ def _files(words: Sequence[str], replays: Sequence[str]) -> tuple[list[str], lis
     return [word for word in words if word not in more], [*replays, *more]
 
 
-def _question(given: dict[str, Any]) -> Question:
+def _question(given: dict[str, Any], workload: str) -> Question:
     """The question as asked, the turn fitted into the context."""
     from narthex import settings
     from narthex.studies.records import Goal, Question
@@ -98,7 +101,7 @@ def _question(given: dict[str, Any]) -> Question:
         backoff_order=settings.get("backoff"),
         reserve_bytes=parse_size(given["reserve"]) if given["reserve"] else settings.get("reserve"),
         turn=_turn(given),
-        workload=given["workload"] or "chat",
+        workload=workload,
         repeats=2 if demo else settings.get("repeats"),
         soak_s=_DEMO_SOAK_S if demo and not given["soak"] else soak_s,
         max_loads=given["max_loads"],
@@ -142,7 +145,7 @@ def _knobs(words: Sequence[str], layers: int | None) -> dict[str, Any]:
 def _replay(model: str | None, replays: Sequence[str], given: dict[str, Any]) -> int:
     from narthex.studies.replaying import replay_file
 
-    question = _question(given)
+    question = _question(given, given["workload"] or "chat")
     results = []
     for path in replays:
         screen = _progress(f"replaying {Path(path).name}", given)
@@ -183,21 +186,80 @@ def _show(results: Sequence[StudyResult], given: dict[str, Any]) -> int:
 
         click.echo("\n\n".join(study_table(result) for result in results))
     if given["report"] is not None:
-        _write_report(results[-1], given["report"])
+        from narthex.views.report.source import write_page
+
+        write_page(results[-1], given["report"])
+        click.echo(f"The report is in {given['report']}.", err=True)
     sys.stdout.flush()
     if not all(result.finished for result in results):
         return int(ExitCode.INTERRUPTED)
     return int(ExitCode.OK if all(result.chosen for result in results) else ExitCode.NOTHING_WORKED)
 
 
-def _write_report(result: StudyResult, path: Path) -> None:
-    from narthex.views.report.page import render
-
-    path.write_text(render(result), encoding="utf-8")
-    click.echo(f"The report is in {path}.", err=True)
-
-
 def _live(model: str, given: dict[str, Any]) -> int:
-    from narthex.studies.live import live_study
+    """The study on a real engine."""
+    from narthex import paths, settings
+    from narthex.engines.llama_server import find_engine
+    from narthex.host.collect import collect_host
+    from narthex.journal.journal import Journal
+    from narthex.models.catalog import find_model
+    from narthex.models.gguf import inspect_file
+    from narthex.studies.baselines import House
+    from narthex.studies.live import live_study, tenants_words
+    from narthex.trials.runner import EngineRunner
 
-    raise UsageError("x", hint="")
+    path = find_model(model)
+    inspection = inspect_file(path)
+    prompts = _prompts(given)
+    question = _question(given, prompts.label)
+    engine = find_engine(given["engine_path"] or settings.get("llama_server"), tuple(given["engine_args"]))
+    host = collect_host()
+    runner = EngineRunner(engine, path, inspection, log_dir=paths.state_dir() / "engine", prompts=prompts)
+    with Journal.open() as journal:
+        with _progress(_title(inspection.name, question, engine.build), given) as screen:
+            for words in tenants_words(host):
+                screen.note(f"{words}: that is not counted as free.")
+            result = live_study(
+                inspection,
+                question,
+                runner,
+                journal,
+                engine=engine,
+                host=host,
+                house=House(gpu_layers=settings.get("house_gpu_layers"), batch=settings.get("house_batch")),
+                current=_newest_profile(journal, inspection.identity),
+                keep=lambda found: _keep(journal, found, engine, host),
+                screen=screen,
+                argv=sys.argv[1:],
+                fresh=given["fresh"],
+            )
+    return _show([result], given)
+
+
+def _title(name: str, question: Question, build: str) -> str:
+    demo = " (a demo: short workload, short soak)" if question.demo else ""
+    return f"Tuning {name}, goal {question.goal.value}, on llama-server {build}{demo}"
+
+
+def _prompts(given: dict[str, Any]) -> Prompts:
+    from narthex.trials.workload import Prompts, read_prompts
+
+    if given["prompts"] is not None:
+        return Prompts(own=read_prompts(given["prompts"]))
+    return Prompts(given["workload"] or "chat")
+
+
+def _newest_profile(journal: Journal, identity: str) -> KnobValues | None:
+    """What the user has now: the newest profile of this model."""
+    from narthex.profiles.store import list_profiles
+
+    mine = [profile for profile in list_profiles(journal) if profile.model.identity == identity]
+    return mine[0].knobs if mine else None
+
+
+def _keep(journal: Journal, result: StudyResult, engine: Engine, host: HostFacts) -> str:
+    """Store the answer as a profile; returns its name."""
+    from narthex.profiles.choose import profile_from
+    from narthex.profiles.store import save_profile
+
+    return save_profile(journal, profile_from(result, engine=engine, host=host)).name

@@ -1,0 +1,215 @@
+"""A study on a real engine: what it needs of the machine, the model and the journal, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from narthex.engines._base import Engine
+from narthex.host.facts import HostFacts
+from narthex.journal.journal import Journal
+from narthex.knobs import KnobValues
+from narthex.memory import overhead
+from narthex.memory.calibrate import Calibration, PredictionRecord, calibrate
+from narthex.memory.plan import Device, plan_memory
+from narthex.models.inspection import Inspection
+from narthex.studies.baselines import House, baselines_of
+from narthex.studies.live_space import Machine, contexts, live_space
+from narthex.studies.records import Question, StudyResult
+from narthex.studies.screen import Screen
+from narthex.studies.session import Identity
+from narthex.studies.space import Space
+from narthex.studies.study import run_study
+from narthex.trials.ledger import predictions
+from narthex.trials.trial import TrialRecord, model_ref
+from narthex.units import MIB, format_size
+
+if TYPE_CHECKING:
+    from narthex.trials.runner import EngineRunner
+
+LIVE_LOADS = 24  # engine loads where nothing else is asked for
+DEMO_LOADS = 10
+_SAME_BYTES = 16 * MIB  # corrections closer than this make the same space
+
+
+class LiveSpaces:
+    """The space as the study goes on: each load's own buffer lines correct the next plan."""
+
+    def __init__(
+        self,
+        inspection: Inspection,
+        machine: Machine,
+        question: Question,
+        learned: Sequence[PredictionRecord],
+    ) -> None:
+        self._inspection = inspection
+        self._machine = machine
+        self._question = question
+        self._learned = list(learned)
+        self._made: dict[bytes, Space] = {}
+        self._lessons: dict[tuple[str, int], list[PredictionRecord]] = {}
+
+    def __call__(self, history: Sequence[TrialRecord]) -> Space:
+        """The space under what a history has taught: the same history gives the same space."""
+        rows = [*self._learned, *(row for record in history for row in self.lessons(record))]
+        found = calibrate(rows)
+        machine = msgspec.structs.replace(self._machine, calibration=found if found.corrections else None)
+        key = _coarse(found)
+        if key not in self._made:
+            self._made[key] = live_space(self._inspection, machine, self._question)
+        return self._made[key]
+
+    def lessons(self, record: TrialRecord) -> list[PredictionRecord]:
+        """What one load taught the planner."""
+        key = (record.trial.key, record.sequence)
+        if key not in self._lessons:
+            self._lessons[key] = predictions(
+                self._inspection, self._machine.devices, record.trial, record.observation
+            )
+        return self._lessons[key]
+
+
+def live_study(
+    inspection: Inspection,
+    question: Question,
+    runner: EngineRunner,
+    journal: Journal,
+    *,
+    engine: Engine,
+    host: HostFacts,
+    house: House,
+    current: KnobValues | None = None,
+    keep: Callable[[StudyResult], str | None] | None = None,
+    screen: Screen | None = None,
+    argv: Sequence[str] = (),
+    fresh: bool = False,
+) -> StudyResult:
+    """Answer a question with a real engine. Raises JournalError, UsageError."""
+    from narthex.trials.soak import soak
+
+    learned = journal.predictions(model_identity=inspection.identity, engine_key=engine.key)
+    learned = learned or _witness(inspection, engine, question)
+    machine = Machine(
+        devices=devices_of(engine, host, calibrate(learned)),
+        cores=host.physical_cores,
+        reserve_bytes=question.reserve_bytes,
+        growth_bytes=seen_growth(journal, inspection.identity),
+    )
+    question = settled(question, inspection)
+    spaces = LiveSpaces(inspection, machine, question, learned)
+
+    def keep_lessons(record: TrialRecord, study: str) -> None:
+        for row in spaces.lessons(record):
+            journal.append_prediction(study, row)
+
+    return run_study(
+        question,
+        spaces,
+        runner,
+        journal,
+        identity=Identity(model=model_ref(inspection), engine=engine.key, host=host.key),
+        baselines=baselines_of(question, spaces(()), current, house, host.physical_cores),
+        soak=lambda trial, seconds, watch: soak(runner, trial, seconds=seconds, watch=watch),
+        keep=keep,
+        learn=keep_lessons,
+        screen=screen,
+        argv=argv,
+        fresh=fresh,
+        extra={"devices": msgspec.to_builtins(machine.devices)},
+    )
+
+
+def settled(question: Question, inspection: Inspection) -> Question:
+    """The question with its context and its loads filled in, the same for every run of it."""
+    return msgspec.structs.replace(
+        question,
+        min_ctx=contexts(inspection, question)[0],
+        max_loads=question.max_loads or (DEMO_LOADS if question.demo else LIVE_LOADS),
+    )
+
+
+def devices_of(engine: Engine, host: HostFacts, calibration: Calibration) -> tuple[Device, ...]:
+    """What the engine computes on, with what is free before it starts.
+
+    NVML's figure counts where the card is known by name. Else the engine's own, which is what is left once
+    its device context stands; the planner takes that off again, so it is put back here.
+    """
+    rows = []
+    for device in engine.devices:
+        card = next((gpu for gpu in host.gpus if gpu.name in device.description), None)
+        free = card.free_bytes if card else device.free_bytes + overhead.device_overhead(calibration)[0]
+        total = card.total_bytes if card else device.total_bytes
+        rows.append(Device(name=device.name, kind="gpu", free_bytes=free, total_bytes=total))
+    memory = Device(
+        name="host", kind="host", free_bytes=host.ram_available_bytes, total_bytes=host.ram_total_bytes
+    )
+    return (*rows, memory)
+
+
+def seen_growth(journal: Journal, identity: str) -> int:
+    """The most that soaks of this model saw VRAM growing."""
+    studies = [row.id for row in journal.studies() if row.model and row.model.identity == identity]
+    growth = [row.report.vram_growth_bytes or 0 for study in studies for row in journal.soaks(study=study)]
+    return max([0, *growth])
+
+
+def tenants_words(host: HostFacts) -> list[str]:
+    """Who else is on the cards: what they hold is never counted as free."""
+    return [
+        f"{process.name or f'process {process.pid}'} holds {format_size(process.vram_bytes)} of {gpu.name}"
+        for gpu in host.gpus
+        for process in gpu.processes
+    ]
+
+
+def _witness(inspection: Inspection, engine: Engine, question: Question) -> list[PredictionRecord]:
+    """The engine's own dry run beside the plan, before anything was loaded: the planner's first lesson."""
+    from narthex.engines.fit_params import dry_run
+    from narthex.errors import NarthexError
+
+    if engine.fit_params is None or not engine.devices:
+        return []
+    knobs = KnobValues(
+        num_ctx=contexts(inspection, question)[0],
+        gpu_layers=inspection.layers + 1,
+        parallel=question.parallel,
+    )
+    gpu = Device(name=engine.devices[0].name, kind="gpu")
+    try:
+        told = dry_run(engine, Path(inspection.path), knobs)
+        plan = plan_memory(inspection, knobs, (gpu, Device(name="host", kind="host")))
+    except NarthexError:
+        return []
+    planned, row = plan.devices[0], next((row for row in told if row.device == gpu.name), None)
+    if row is None or len(engine.devices) > 1:
+        return []
+    pairs = (
+        ("model", planned.model_bytes, row.model_bytes),
+        ("context", planned.context_bytes, row.context_bytes),
+        ("compute", planned.compute_bytes, row.compute_bytes),
+    )
+    return [
+        PredictionRecord(
+            model_identity=inspection.identity,
+            engine_key=engine.key,
+            device=row.device,
+            term=term,  # type: ignore[arg-type]
+            knobs=knobs,
+            predicted_bytes=predicted,
+            actual_bytes=actual,
+            source="fit-params",
+        )
+        for term, predicted, actual in pairs
+    ]
+
+
+def _coarse(calibration: Calibration) -> bytes:
+    """Corrections rounded, so that a few bytes make no new space."""
+    rows = [
+        (row.kind, row.term, round(row.ratio, 3), round(row.offset_bytes / _SAME_BYTES))
+        for row in calibration.corrections
+    ]
+    return msgspec.json.encode((rows, calibration.outputs))

@@ -1,0 +1,232 @@
+"""The space of a live study: what the planner says is near the edge of memory.
+
+For each KV type and micro-batch the planner's frontier gives the largest context of every layer count. The
+list holds, for every context of the ladder, the most layers that fit with the reserve kept, and some
+below them to back off to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from narthex.knobs import KnobValues
+from narthex.memory import overhead
+from narthex.memory.calibrate import Calibration
+from narthex.memory.frontier import frontier
+from narthex.memory.kv_cache import cache_bytes, setup_for
+from narthex.memory.plan import Device, plan_memory
+from narthex.memory.weights import place
+from narthex.models.inspection import Inspection
+from narthex.studies.records import Question
+from narthex.studies.space import Candidate, Space
+from narthex.trials.roofline import traffic
+
+UBATCHES = (128, 256, 512, 1024, 2048)
+BATCH = 2048  # the engine's own default
+CTX_LADDER = (
+    2048,
+    3072,
+    4096,
+    6144,
+    8192,
+    12288,
+    16384,
+    24576,
+    32768,
+    49152,
+    65536,
+    98304,
+    131072,
+    196608,
+    262144,
+)
+BELOW_EDGE = (0, 1, 2, 4, 8, 16)  # layers below the most that fit
+MOE_STEP = 2  # experts of so many layers at once
+USUAL_CTX = 4096  # where none is asked for
+DEMO_CTX = 4096  # a demo's soak has to fill it in seconds, even on two cores
+_UNKNOWN_CTX = 32768  # where the file does not tell the training context
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What a live space is made for."""
+
+    devices: tuple[Device, ...]
+    cores: int | None = None
+    reserve_bytes: int | None = None
+    growth_bytes: int = 0
+    calibration: Calibration | None = None
+
+    @property
+    def gpu(self) -> Device | None:
+        """The GPU that is planned for."""
+        return next((device for device in self.devices if device.kind == "gpu"), None)
+
+    @property
+    def reserve(self) -> int:
+        """VRAM to leave free."""
+        return (
+            self.reserve_bytes
+            if self.reserve_bytes is not None
+            else overhead.DEFAULT_RESERVE + self.growth_bytes
+        )
+
+
+def live_space(inspection: Inspection, machine: Machine, question: Question) -> Space:
+    """Settings worth a thought for this model on this machine, with the plan's figures."""
+    ladder = contexts(inspection, question)
+    if machine.gpu is None:
+        candidates = list(_on_cpu(inspection, machine, question, ladder))
+    else:
+        candidates = list(_on_gpu(inspection, machine, question, ladder))
+        if inspection.experts:
+            candidates += _experts_on_cpu(inspection, machine, question, ladder)
+    layers = inspection.layers + 1
+    space = Space(
+        candidates=tuple(dict.fromkeys(candidates)),
+        all_layers=layers,
+        min_ctx=ladder[0],
+        noise_gpu=0.01,
+        noise_split=0.03,
+        layer_shares=tuple(
+            cpu_share(inspection, KnobValues(gpu_layers=count), question) for count in range(layers + 1)
+        ),
+    )
+    return space.pinned(question.pins)
+
+
+def contexts(inspection: Inspection, question: Question) -> list[int]:
+    """Contexts to consider, the one asked for first, none beyond what the model was trained for."""
+    longest = inspection.context_train or _UNKNOWN_CTX
+    asked = question.min_ctx or min(USUAL_CTX, longest)
+    if question.demo:
+        longest = min(longest, max(asked, DEMO_CTX))
+    return sorted({asked, *(ctx for ctx in (*CTX_LADDER, longest) if asked < ctx <= longest)})
+
+
+def cpu_share(inspection: Inspection, knobs: KnobValues, question: Question) -> float:
+    """Share of the bytes read for one token that lies in main memory."""
+    read = traffic(inspection, knobs, depth=question.turn.depth + question.turn.prompt_tokens)
+    return read.cpu_bytes / max(read.cpu_bytes + read.gpu_bytes, 1)
+
+
+def _knobs(machine: Machine, question: Question, **values: object) -> KnobValues:
+    quantised = values.get("kv_type", "f16") != "f16"
+    usual = KnobValues(
+        batch=BATCH,
+        flash_attn="on" if quantised else "auto",
+        parallel=question.parallel,
+        threads=machine.cores,
+    )
+    return usual.with_(**values)
+
+
+def _on_gpu(
+    inspection: Inspection, machine: Machine, question: Question, ladder: Sequence[int]
+) -> Iterator[Candidate]:
+    for ubatch in UBATCHES:
+        for kv_type in question.allow_kv:
+            base = _knobs(machine, question, num_ctx=ladder[0], ubatch=ubatch, kv_type=kv_type)
+            largest = _largest(inspection, machine, base)
+            for layers in _near_edge(largest, ladder):
+                yield from _row(
+                    inspection, machine, question, base.with_(gpu_layers=layers), largest[layers], ladder
+                )
+
+
+def _experts_on_cpu(
+    inspection: Inspection, machine: Machine, question: Question, ladder: Sequence[int]
+) -> Iterator[Candidate]:
+    """All layers on the GPU, the experts of the first ones on the CPU: as few as each context needs."""
+    layers = inspection.layers + 1
+    for kv_type in question.allow_kv:
+        served: set[int] = set()
+        for count in range(0, inspection.layers + 1, MOE_STEP):
+            base = _knobs(
+                machine, question, num_ctx=ladder[0], kv_type=kv_type, gpu_layers=layers, cpu_moe=count
+            )
+            largest = _largest(inspection, machine, base, layers).get(layers, 0)
+            new = [ctx for ctx in ladder if ctx <= largest and ctx not in served]
+            if count and new:
+                yield from _row(inspection, machine, question, base, largest, new)
+            served.update(new)
+            if len(served) == len(ladder):
+                break
+
+
+def _largest(
+    inspection: Inspection, machine: Machine, base: KnobValues, layers: int | None = None
+) -> dict[int, int]:
+    """Layer count → the largest context that fits with it."""
+    rows = frontier(
+        inspection,
+        base,
+        machine.devices,
+        gpu_layers=layers,
+        kv_types=(base.kv_type,),
+        reserve_bytes=machine.reserve,
+        calibration=machine.calibration,
+    )
+    return {row.gpu_layers: row.num_ctx for row in rows}
+
+
+def _near_edge(largest: dict[int, int], ladder: Sequence[int]) -> list[int]:
+    """Layer counts at, and some way below, the most that fit each context."""
+    found: set[int] = set()
+    for ctx in ladder:
+        most = max((layers for layers, limit in largest.items() if limit >= ctx), default=None)
+        if most is not None:
+            found.update(most - below for below in BELOW_EDGE if most - below >= 0)
+    return sorted(found, reverse=True)
+
+
+def _row(  # noqa: PLR0917 - the row is made of all of them
+    inspection: Inspection,
+    machine: Machine,
+    question: Question,
+    base: KnobValues,
+    largest: int,
+    ladder: Iterable[int],
+) -> Iterator[Candidate]:
+    """One layer count with every context that fits. At the largest one all but the reserve is in use."""
+    gpu = machine.gpu
+    assert gpu is not None
+    share = cpu_share(inspection, base, question)
+    limit = None
+    if gpu.free_bytes is not None:
+        limit = gpu.free_bytes - overhead.device_overhead(machine.calibration)[0]
+    placement = place(inspection.layers, base.gpu_layers or 0, base.cpu_moe)
+
+    def cache(num_ctx: int) -> int:
+        setup = setup_for(inspection, base.with_(num_ctx=num_ctx), flash=True, every_output=False)
+        return cache_bytes(inspection, setup, placement)[0]
+
+    full = cache(largest) if largest else 0
+    for ctx in sorted({*ladder, *([largest] if largest >= min(ladder, default=0) else [])}):
+        if ctx > largest:
+            continue
+        need = limit - machine.reserve - (full - cache(ctx)) if limit is not None else None
+        yield Candidate(knobs=base.with_(num_ctx=ctx), cpu_share=share, need_bytes=need, limit_bytes=limit)
+
+
+def _on_cpu(
+    inspection: Inspection, machine: Machine, question: Question, ladder: Sequence[int]
+) -> Iterator[Candidate]:
+    """No GPU: contexts that fit main memory, micro-batches, and all cores or half of them."""
+    cores = machine.cores
+    threads = sorted({cores, max(1, cores // 2)}, reverse=True) if cores and cores >= 4 else [cores]
+    for ctx in ladder:
+        for kv_type in question.allow_kv:
+            base = _knobs(machine, question, num_ctx=ctx, gpu_layers=0, kv_type=kv_type)
+            host = plan_memory(inspection, base, machine.devices, calibration=machine.calibration).devices[-1]
+            if host.fits is False:
+                continue
+            for ubatch in UBATCHES:
+                for count in threads:
+                    yield Candidate(
+                        knobs=base.with_(ubatch=ubatch, threads=count),
+                        cpu_share=1.0,
+                        need_bytes=host.need_bytes,
+                        limit_bytes=host.free_bytes,
+                    )
