@@ -36,7 +36,7 @@ def logical_cores() -> int:
 
 def cpu_quota() -> float | None:
     """CPUs' worth of time that the cgroup grants; None without a limit. A folder above may be stricter."""
-    quotas = [quota for folder in cgroup_folders("cpu") if (quota := _quota(folder)) is not None]
+    quotas = [quota for folder in cgroup_folders("cpu") if (quota := quota_of(folder)) is not None]
     return min(quotas) if quotas else None
 
 
@@ -46,7 +46,7 @@ def memory_limit() -> tuple[int, int] | None:
     Page cache that can be dropped at once (``inactive_file``) counts as free, as in the kernel's own
     ``MemAvailable``.
     """
-    found = [room for folder in cgroup_folders("memory") if (room := _memory_room(folder)) is not None]
+    found = [room for folder in cgroup_folders("memory") if (room := room_of(folder)) is not None]
     return min(found, key=lambda room: room[1]) if found else None
 
 
@@ -77,7 +77,7 @@ def _core(cpu: int) -> tuple[str, str] | None:
         return None
 
 
-def _quota(folder: Path) -> float | None:
+def quota_of(folder: Path) -> float | None:
     words = _words(folder / "cpu.max") or (
         _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
     )
@@ -86,7 +86,7 @@ def _quota(folder: Path) -> float | None:
     return int(words[0]) / int(words[1])
 
 
-def _memory_room(folder: Path) -> tuple[int, int] | None:
+def room_of(folder: Path) -> tuple[int, int] | None:
     limit = _words(folder / "memory.max") or _words(folder / "memory.limit_in_bytes")
     used = _words(folder / "memory.current") or _words(folder / "memory.usage_in_bytes")
     if not limit or not used or limit[0] == "max" or int(limit[0]) > _NO_LIMIT:
