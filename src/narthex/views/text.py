@@ -122,7 +122,7 @@ def soak_words(report: SoakReport) -> str:
     if report.vram_growth_bytes is not None:
         parts.append(f"VRAM grew by {format_size(report.vram_growth_bytes)}")
     if report.ram_growth_bytes is not None:
-        parts.append(f"RAM by {format_size(report.ram_growth_bytes)}")
+        parts.append(f"RAM grew by {format_size(report.ram_growth_bytes)}")
     if report.speed_drift is not None:
         parts.append(f"speed drifted by {report.speed_drift:+.1%}")
     text = ", ".join(parts)
