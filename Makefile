@@ -31,8 +31,7 @@ install: $(VENV)/.embedded
 
 demo: $(VENV)/.embedded
 	@mkdir -p demo
-	$(BIN)/narthex tune demo --demo
-	$(BIN)/narthex report last -o demo/report.html
+	$(BIN)/narthex tune demo --demo --report demo/report.html
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py

@@ -25,7 +25,9 @@ TERMS = (
 
 def memory_chart(picture: MemoryPicture, name: str) -> str:
     """Stacked bars of the terms at each context, with a line at what is free."""
-    top = max(*(bar.need_bytes for bar in picture.bars), picture.free_bytes or 0) * 1.08
+    tallest = max(bar.need_bytes for bar in picture.bars)
+    # Far more than is needed would press the bars flat; the caption tells the figure anyway.
+    free = picture.free_bytes if picture.free_bytes and picture.free_bytes <= 2.5 * tallest else None
     contexts = [bar.num_ctx for bar in picture.bars]
     chart = Chart(
         name,
@@ -33,7 +35,7 @@ def memory_chart(picture: MemoryPicture, name: str) -> str:
         "Weights, context, compute and overhead stacked for each context length, "
         "and a line at the memory that is free.",
         x=_places(contexts),
-        y=_bytes_axis(0, top),
+        y=_bytes_axis(0, max(tallest, free or 0) * 1.08),
     )
     wide = (WIDTH - LEFT - RIGHT) / max(len(contexts), 1) * 0.66
     for place, bar in enumerate(picture.bars):
@@ -44,8 +46,8 @@ def memory_chart(picture: MemoryPicture, name: str) -> str:
             faded = "" if bar.num_ctx == picture.knobs.num_ctx else " faded"
             chart.bar(place, low, low + size, style + faded, width=wide, title=title)
             low += size
-    if picture.free_bytes is not None:
-        chart.rule(picture.free_bytes, f"free {format_size(picture.free_bytes)}", "limit")
+    if free is not None:
+        chart.rule(free, f"free {format_size(free)}", "limit")
     return chart.render()
 
 

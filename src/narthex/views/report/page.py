@@ -177,7 +177,7 @@ def _memory(picture: MemoryPicture, index: int) -> dict[str, Any]:
         for bar in picture.bars
     ]
     return {
-        "device": "main memory" if picture.kind == "host" else picture.device,
+        "device": "Main memory" if picture.kind == "host" else picture.device,
         "chart": _safe(charts.memory_chart(picture, f"memory-{index}")),
         "knobs": picture.knobs.describe(),
         "free": format_size(picture.free_bytes) if picture.free_bytes is not None else None,
