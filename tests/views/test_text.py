@@ -88,8 +88,9 @@ def test_a_soak_of_another_setting_proves_nothing() -> None:
 def test_a_failed_soak_is_told_with_its_reason() -> None:
     bad = soak_report(Outcome.UNSTABLE, "VRAM grew by 12 MiB/s")
     result = msgspec.structs.replace(study_result(), soaks=(bad,))
-    assert "Not proven: the soak ended badly" in study_table(result)
-    assert "VRAM grew by 12 MiB/s" in study_table(result)
+    text = " ".join(study_table(result).split())
+    assert "Not proven: the soak ended badly" in text
+    assert text.count("VRAM grew by 12 MiB/s") == 1
 
 
 def test_a_demo_says_that_it_is_one() -> None:
