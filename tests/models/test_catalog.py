@@ -62,6 +62,14 @@ def test_a_half_written_built_in_model_is_made_again(gemma: Path) -> None:
     assert find_model("demo").stat().st_size == gemma.stat().st_size
 
 
+def test_a_folder_called_demo_is_not_meant(
+    gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    assert find_model("demo").stat().st_size == gemma.stat().st_size
+
+
 def test_a_file_called_demo_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("demo").touch()

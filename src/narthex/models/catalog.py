@@ -19,12 +19,12 @@ def find_model(text: str) -> Path:
     The file is not opened; :func:`narthex.models.gguf.inspect_file` tells whether it is a model.
     """
     path = Path(text).expanduser()
+    if text in DEMO_NAMES and not path.is_file():  # a folder of that name is no answer to «which model»
+        return demo_model()
     if path.is_dir():
         raise ModelFileError(f"{path} is a folder, not a model file.", hint=_models_in(path, None))
     if path.exists():
         return path
-    if text in DEMO_NAMES:
-        return demo_model()
     raise ModelFileError(f"There is no model file {path}.", hint=_models_in(path.parent, path.name))
 
 
