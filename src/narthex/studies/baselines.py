@@ -51,7 +51,7 @@ def _engine(question: Question, space: Space) -> BaselineSetting:
 def _house(question: Question, space: Space, house: House, cores: int | None) -> BaselineSetting:
     knobs = KnobValues(
         num_ctx=space.min_ctx,
-        gpu_layers=min(house.gpu_layers, space.all_layers) if len(space.values("gpu_layers")) > 1 else 0,
+        gpu_layers=min(house.gpu_layers, space.all_layers) if space.has_gpu else 0,
         batch=house.batch,
         ubatch=house.batch,
         parallel=question.parallel,

@@ -16,6 +16,7 @@ from narthex.trials.observation import Observation
 from narthex.trials.trial import TrialRecord
 from narthex.trials.verdict import Judgement, compare
 
+LOAD_TO_LOAD = 0.10  # two loads of one setting differ by up to this much in recorded servers
 BASELINE_WORDS = {
     "current": "what you have now",
     "house": "the house defaults",
@@ -45,34 +46,61 @@ def own_best(question: Question, space: Space, history: Sequence[TrialRecord]) -
     return best_record(question, space.comparable(explicit))
 
 
+def same_placement(space: Space, winner: TrialRecord, rival: TrialRecord) -> bool:
+    """Whether two settings put the same things in the same place, the context apart."""
+    report = rival.observation.report
+    layers = rival.trial.knobs.gpu_layers
+    if layers is None:
+        layers = report.offloaded_layers if report else None
+    mine, theirs = winner.trial.knobs, rival.trial.knobs
+    alike = (mine.ubatch, mine.kv_type, mine.cpu_moe) == (theirs.ubatch, theirs.kv_type, theirs.cpu_moe)
+    return space.has_gpu and alike and layers == mine.gpu_layers == space.all_layers
+
+
+def is_close(question: Question, winner: TrialRecord, rival: TrialRecord) -> bool:
+    """Whether two turn times differ by no more than one load may differ from the next."""
+    ours, other = turn_speeds(winner, question.turn), turn_speeds(rival, question.turn)
+    return ours is not None and other is not None and abs(ours[0] / other[0] - 1) <= LOAD_TO_LOAD
+
+
 def judge_against(
-    question: Question, winner: TrialRecord, rival: Baseline, history: Sequence[TrialRecord]
+    question: Question, space: Space, winner: TrialRecord, rival: Baseline, history: Sequence[TrialRecord]
 ) -> Answer:
     """The winner against the best baseline: from the confirming trials where there are any."""
-    mine, theirs = winner.trial.knobs, rival.knobs
     assert rival.record is not None
+    mine, theirs = winner.trial.knobs, rival.knobs
     words = BASELINE_WORDS.get(rival.name, rival.name)
     if mine == theirs:
         return Answer(knobs=mine, verdict=f"Nothing tried is better than {words}.", tie=True)
+    if same_placement(space, winner, rival.record) and is_close(question, winner, rival.record):
+        why = "all layers are on the GPU either way, so it is one placement."
+        return _tie(mine, theirs, words, why)
     outcome = compare(_observations(history, mine), _observations(history, theirs))
     evidence = "; ".join(outcome.reasons)
     if outcome.judgement is Judgement.TIE:
-        larger = mine if mine.num_ctx >= theirs.num_ctx else theirs
-        more = f" The larger context of {larger.num_ctx} wins." if mine.num_ctx != theirs.num_ctx else ""
-        verdict = f"A tie with {words}: {_lower(outcome.text)}{more}"
-        return Answer(knobs=larger, verdict=verdict, tie=True, evidence=evidence)
-    if outcome.judgement is Judgement.FASTER:
-        assert outcome.ratio is not None
-        verdict = f"A turn takes {outcome.ratio:.2f} of the time of {words}{_context(mine, theirs)}."
-        return Answer(knobs=mine, verdict=verdict, evidence=evidence)
+        return _tie(mine, theirs, words, _lower(outcome.text), evidence)
+    if outcome.ratio is None:
+        return Answer(knobs=mine, verdict=f"Not proven against {words}: {outcome.text}", evidence=evidence)
     ours, other = measured_utility(question, winner), measured_utility(question, rival.record)
-    if outcome.judgement is Judgement.SLOWER and (other is None or (ours is not None and ours > other)):
-        assert outcome.ratio is not None
-        verdict = f"A turn takes {outcome.ratio:.2f} times that of {words}{_context(mine, theirs)}."
-        return Answer(knobs=mine, verdict=verdict, evidence=evidence)
-    if outcome.judgement is Judgement.SLOWER:
-        return Answer(knobs=theirs, verdict=f"Nothing tried is better than {words}.", evidence=evidence)
-    return Answer(knobs=mine, verdict=f"Not proven against {words}: {outcome.text}", evidence=evidence)
+    more = (
+        ""
+        if mine.num_ctx == theirs.num_ctx
+        else f", with a context of {mine.num_ctx} instead of {theirs.num_ctx}"
+    )
+    if outcome.judgement is Judgement.FASTER:
+        verdict = f"A turn takes {outcome.ratio:.2f} of the time of {words}{more}."
+    elif other is None or (ours is not None and ours > other):
+        verdict = f"A turn takes {outcome.ratio:.2f} times that of {words}{more}."
+    else:
+        mine, verdict = theirs, f"Nothing tried is better than {words}."
+    return Answer(knobs=mine, verdict=verdict, evidence=evidence)
+
+
+def _tie(mine: KnobValues, theirs: KnobValues, words: str, why: str, evidence: str = "") -> Answer:
+    """A tie: the larger context wins."""
+    larger = mine if mine.num_ctx >= theirs.num_ctx else theirs
+    more = f" The larger context of {larger.num_ctx} wins." if mine.num_ctx != theirs.num_ctx else ""
+    return Answer(knobs=larger, verdict=f"A tie with {words}: {why}{more}", tie=True, evidence=evidence)
 
 
 def nothing_worked(history: Sequence[TrialRecord], baselines: Sequence[Baseline]) -> Answer:
@@ -100,7 +128,7 @@ def limits_of(question: Question, space: Space, chosen: TrialRecord, history: Se
     if layers is None and chosen.observation.report:
         layers = chosen.observation.report.offloaded_layers
     share = space.cpu_share(knobs, layers)
-    if share > 0 and len(space.values("gpu_layers")) > 1:
+    if share > 0 and space.has_gpu:
         failed = [r for r in history if r.observation.outcome.is_memory]
         proof = f" ({failed[-1].trial.knobs.describe()}: {failed[-1].observation.reason})" if failed else ""
         return f"GPU memory: {layers} of {space.all_layers} layers are on the card{proof}."
@@ -120,12 +148,6 @@ def _observations(history: Sequence[TrialRecord], knobs: KnobValues) -> list[Obs
     mine = [record for record in history if record.trial.knobs == knobs]
     confirmed = [record for record in mine if record.trial.purpose.startswith("confirm")]
     return [record.observation for record in confirmed or mine]
-
-
-def _context(mine: KnobValues, theirs: KnobValues) -> str:
-    if mine.num_ctx == theirs.num_ctx:
-        return ""
-    return f", with a context of {mine.num_ctx} instead of {theirs.num_ctx}"
 
 
 def _lower(text: str) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import ceil, exp, log, sqrt
+from statistics import median
 
 import msgspec
 
@@ -86,6 +87,9 @@ class CostModel:
         prompt, prompt_var = self._prompt.predict(self._prompt_features(knobs, share))
         decode = max(decode, self._floor[0]) * factor
         prompt = max(prompt, self._floor[1])
+        if near := self._alike(knobs, share):
+            # Decoding depends on nothing else: what was measured counts, and only its noise is left.
+            decode, decode_var, spread = near, 0.0, 0.0
         generated, asked = self.turn.generate, self.turn.prompt_tokens
         turn_s = generated * decode + asked * prompt
         variance = (generated * factor) ** 2 * decode_var + asked**2 * prompt_var
@@ -97,6 +101,18 @@ class CostModel:
             prompt_tps=1 / prompt,
             sigma=min(sqrt(variance / turn_s**2 + noise**2), 1.5),
         )
+
+    def _alike(self, knobs: KnobValues, share: float) -> float | None:
+        """Median seconds a token of samples that decode the same way; None in a recording, where one point
+        alone says too little."""
+        if self._space.recorded:
+            return None
+        mine = [
+            sample.decode_s
+            for sample in self.samples
+            if abs(sample.cpu_share - share) < 1e-9 and _decoding(sample.knobs) == _decoding(knobs)
+        ]
+        return median(mine) if mine else None
 
     @property
     def seconds_a_token(self) -> tuple[float, float]:
@@ -201,10 +217,10 @@ def sample_of(record: TrialRecord, space: Space) -> Sample | None:
     if not observation.decode_tps or not observation.prompt_tps:
         return None
     offloaded = observation.report.offloaded_layers if observation.report else None
+    if not space.has_gpu:
+        offloaded = 0  # some builds count layers as offloaded where there is no GPU
     if engine_placed and offloaded is None:
-        if max(space.values("gpu_layers")) > 0:
-            return None
-        offloaded = 0
+        return None
     share = space.cpu_share(knobs, offloaded)
     noise = space.noise_split if share > 0 else space.noise_gpu
     return Sample(
@@ -214,6 +230,11 @@ def sample_of(record: TrialRecord, space: Space) -> Sample | None:
         prompt_s=1 / observation.prompt_tps,
         sigma=max(noise, (observation.spread or 0.0) / 2),
     )
+
+
+def _decoding(knobs: KnobValues) -> tuple[str, bool, int | None]:
+    """What decoding depends on beside where the bytes lie."""
+    return knobs.kv_type, knobs.flash_attn == "off", knobs.threads
 
 
 def _decode_features(share: float) -> tuple[float, float, float]:

@@ -20,6 +20,7 @@ from narthex.trials.trial import TrialRecord
 from narthex.units import MIB
 
 PLAN_SIGMA_BYTES = 96 * MIB  # how far a plan may be off: the planner's own bound on recorded loads
+_CONTRADICTED = 1e-3  # what is left of the plan's own distribution
 _SAME_FEATURES = 0.1  # a combination of KV type and flash attention that the engine refused
 
 
@@ -55,7 +56,9 @@ class Feasibility:
         if any(needs_as_much(good, knobs) for good in self._good):
             return 1.0
         if candidate.need_bytes is not None and candidate.limit_bytes is not None:
-            return self._planned(candidate.need_bytes, candidate.limit_bytes)
+            planned = self._planned(candidate.need_bytes, candidate.limit_bytes)
+            if planned is not None:
+                return planned
         return self._edge.chance(knobs)
 
     @cached_property
@@ -66,7 +69,8 @@ class Feasibility:
         bad = [need for record in self._failed if (need := by_knobs.get(record.trial.knobs))]
         return float(max(good, default=0)), float(min(bad, default=float("inf")))
 
-    def _planned(self, need: int, limit: int) -> float:
+    def _planned(self, need: int, limit: int) -> float | None:
+        """The chance by the plan; None where what was tried contradicts it."""
         low, high = self._known
         if need <= low:
             return 1.0
@@ -78,8 +82,8 @@ class Feasibility:
 
         ceiling = below(high) if high != float("inf") else 1.0
         mass = ceiling - (below(low) if low else 0.0)
-        if mass < 1e-3:  # the plan is contradicted: all that is left is the gap itself
-            return (high - need) / (high - low) if high != float("inf") else 0.5
+        if mass < _CONTRADICTED:
+            return None
         return (ceiling - below(need)) / mass
 
     @cached_property

@@ -45,7 +45,7 @@ CTX_LADDER = (
 BELOW_EDGE = (0, 1, 2, 4, 8, 16)  # layers below the most that fit
 MOE_STEP = 2  # experts of so many layers at once
 USUAL_CTX = 4096  # where none is asked for
-DEMO_CTX = 4096  # a demo's soak has to fill it in seconds, even on two cores
+DEMO_CTX = 2048  # a demo's soak has to fill it in seconds, even on two cores
 _UNKNOWN_CTX = 32768  # where the file does not tell the training context
 
 
@@ -88,7 +88,7 @@ def live_space(inspection: Inspection, machine: Machine, question: Question) -> 
         all_layers=layers,
         min_ctx=ladder[0],
         noise_gpu=0.01,
-        noise_split=0.03,
+        noise_split=0.015,
         layer_shares=tuple(
             cpu_share(inspection, KnobValues(gpu_layers=count), question) for count in range(layers + 1)
         ),
@@ -99,7 +99,7 @@ def live_space(inspection: Inspection, machine: Machine, question: Question) -> 
 def contexts(inspection: Inspection, question: Question) -> list[int]:
     """Contexts to consider, the one asked for first, none beyond what the model was trained for."""
     longest = inspection.context_train or _UNKNOWN_CTX
-    asked = question.min_ctx or min(USUAL_CTX, longest)
+    asked = question.min_ctx or min(DEMO_CTX // 2 if question.demo else USUAL_CTX, longest)
     if question.demo:
         longest = min(longest, max(asked, DEMO_CTX))
     return sorted({asked, *(ctx for ctx in (*CTX_LADDER, longest) if asked < ctx <= longest)})
@@ -196,7 +196,7 @@ def _row(  # noqa: PLR0917 - the row is made of all of them
     limit = None
     if gpu.free_bytes is not None:
         limit = gpu.free_bytes - overhead.device_overhead(machine.calibration)[0]
-    placement = place(inspection.layers, base.gpu_layers or 0, base.cpu_moe)
+    placement = place(inspection, base.gpu_layers or 0, base.cpu_moe)
 
     def cache(num_ctx: int) -> int:
         setup = setup_for(inspection, base.with_(num_ctx=num_ctx), flash=True, every_output=False)

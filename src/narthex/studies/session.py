@@ -18,6 +18,7 @@ from narthex.outcomes import Outcome
 from narthex.studies.notebook import StudyJournal
 from narthex.studies.records import Decision, Question
 from narthex.studies.screen import Screen
+from narthex.trials.observation import Observation
 from narthex.trials.soak import SoakReport
 from narthex.trials.trial import ModelRef, Runner, Trial, TrialRecord, Turn
 from narthex.units import format_duration, format_rate
@@ -116,7 +117,7 @@ class Session:
                 return record
         self.screen.trial(len(self.history) + 1, knobs.describe(), why)
         started_at, began = time.time(), time.monotonic()
-        observation = self._runner.run(trial, self.screen.watch)
+        observation = at_turn(self._runner.run(trial, self.screen.watch), trial.turn, self.question.turn)
         if observation.outcome is Outcome.INTERRUPTED:
             raise KeyboardInterrupt
         record = TrialRecord(
@@ -147,6 +148,23 @@ class Session:
         """Write down a soak."""
         self._journal.append_soak(study=self.study, knobs=knobs, report=report)
         self.soaks.append((knobs, report))
+
+
+def at_turn(observation: Observation, timed: Turn, asked: Turn) -> Observation:
+    """The observation with turn times for the turn that is asked about, where fewer tokens were timed."""
+    if timed == asked or not observation.turns:
+        return observation
+    turns = tuple(
+        msgspec.structs.replace(
+            turn,
+            turn_s=asked.prompt_tokens / turn.prompt_tps + asked.generate / turn.decode_tps
+            if turn.prompt_tps and turn.decode_tps
+            else None,
+        )
+        for turn in observation.turns
+    )
+    doubt = f"timed over {timed.generate} tokens; the turn time is computed for {asked.generate}"
+    return msgspec.structs.replace(observation, turns=turns, doubts=(*observation.doubts, doubt))
 
 
 def summary(record: TrialRecord) -> str:

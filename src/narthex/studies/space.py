@@ -60,6 +60,11 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     recorded: bool = False
     layer_shares: tuple[float, ...] = ()  # CPU share by number of GPU layers; empty: all layers alike
 
+    @property
+    def has_gpu(self) -> bool:
+        """Whether there is a layer count to choose."""
+        return any(candidate.knobs.gpu_layers for candidate in self.candidates)
+
     def find(self, knobs: KnobValues) -> Candidate | None:
         """The candidate with exactly these knobs."""
         return next((candidate for candidate in self.candidates if candidate.knobs == knobs), None)

@@ -90,7 +90,7 @@ def run_study(
         session = Session(name, question, identity, runner=runner, journal=journal, screen=shown, learn=learn)
         if row:
             known = journal.trials(name)
-            shown.note(f"continuing study {name}: {len(known)} trials are known already")
+            session.decide("resume", f"continuing study {name}: {len(known)} trials are known already")
         spaces = (lambda history: space) if isinstance(space, Space) else space
         study = _Study(session, spaces, baselines, soak)
         result = study.run(row.started_at if row else time.time())
@@ -169,7 +169,8 @@ class _Study:
     def _everything_fits(self) -> bool:
         """The engine's own placement has every layer on the GPU, and no setting promises more than a tie."""
         engine = self.baselines.get("engine")
-        if engine is None or engine.record is None or not self.space.engine_comparable:
+        space = self.space
+        if engine is None or engine.record is None or not space.engine_comparable or not space.has_gpu:
             return False
         report, speeds = (
             engine.record.observation.report,
@@ -261,12 +262,8 @@ class _Study:
             f"{winner.trial.knobs.describe()} against «{rival.name}» ({rival.knobs.describe()}), A/B/A/B",
             knobs=winner.trial.knobs,
         )
-        assert rival.record is not None
-        setting = rival.record.trial
         for round_number in (1, 2):
-            self.session.measure(
-                rival.knobs, f"confirm:{round_number}", "confirm: A", setting.turn, setting.repeats
-            )
+            self.session.measure(rival.knobs, f"confirm:{round_number}", "confirm: A")
             self.session.measure(winner.trial.knobs, f"confirm:{round_number}", "confirm: B")
 
     # The answer.
@@ -287,7 +284,7 @@ class _Study:
         elif rival is None:
             self.answer = Answer(knobs=winner.trial.knobs, verdict=self._alone(winner))
         else:
-            self.answer = judge_against(self.question, winner, rival, history)
+            self.answer = judge_against(self.question, self.space, winner, rival, history)
         self.session.decide(
             "tie" if self.answer.tie else "recommend",
             self.answer.verdict,

@@ -1,4 +1,4 @@
-"""``narthex tune``: find, prove and keep the best setting for a model; or run the same study on recordings."""
+"""``narthex tune``: find, prove and keep the best setting; or run the same study on recordings."""
 
 from __future__ import annotations
 
@@ -146,11 +146,17 @@ def _replay(model: str | None, replays: Sequence[str], given: dict[str, Any]) ->
     from narthex.studies.replaying import replay_file
 
     question = _question(given, given["workload"] or "chat")
+    inspection = None
+    if model is not None:
+        from narthex.models.catalog import find_model
+        from narthex.models.gguf import inspect_file
+
+        inspection = inspect_file(find_model(model))
     results = []
     for path in replays:
         screen = _progress(f"replaying {Path(path).name}", given)
         with screen:
-            results.append(replay_file(Path(path), question, screen=screen))
+            results.append(replay_file(Path(path), question, inspection=inspection, screen=screen))
     return _show(results, given)
 
 
@@ -215,24 +221,24 @@ def _live(model: str, given: dict[str, Any]) -> int:
     engine = find_engine(given["engine_path"] or settings.get("llama_server"), tuple(given["engine_args"]))
     host = collect_host()
     runner = EngineRunner(engine, path, inspection, log_dir=paths.state_dir() / "engine", prompts=prompts)
-    with Journal.open() as journal:
-        with _progress(_title(inspection.name, question, engine.build), given) as screen:
-            for words in tenants_words(host):
-                screen.note(f"{words}: that is not counted as free.")
-            result = live_study(
-                inspection,
-                question,
-                runner,
-                journal,
-                engine=engine,
-                host=host,
-                house=House(gpu_layers=settings.get("house_gpu_layers"), batch=settings.get("house_batch")),
-                current=_newest_profile(journal, inspection.identity),
-                keep=lambda found: _keep(journal, found, engine, host),
-                screen=screen,
-                argv=sys.argv[1:],
-                fresh=given["fresh"],
-            )
+    title = _title(inspection.name, question, engine.build)
+    with Journal.open() as journal, _progress(title, given) as screen:
+        for words in tenants_words(host):
+            screen.note(f"{words}: that is not counted as free.")
+        result = live_study(
+            inspection,
+            question,
+            runner,
+            journal,
+            engine=engine,
+            host=host,
+            house=House(gpu_layers=settings.get("house_gpu_layers"), batch=settings.get("house_batch")),
+            current=_newest_profile(journal, inspection.identity),
+            keep=lambda found: _keep(journal, found, engine, host),
+            screen=screen,
+            argv=sys.argv[1:],
+            fresh=given["fresh"],
+        )
     return _show([result], given)
 
 

@@ -55,7 +55,7 @@ def propose(question: Question, space: Space, history: Sequence[TrialRecord]) ->
         return step
     if found_one and (arm := _random_arm(question, history, rated)):
         return arm
-    best = max(rated, key=_order)
+    best = max((row for row in rated if row.hope > stopping.WORTH or not found_one), key=_order)
     return Proposal(
         knobs=best.candidate.knobs,
         why=_why(best, found_one, bool(history)),
