@@ -7,6 +7,7 @@ address ever used is what the engine will allocate (``ggml-alloc.c`` of llama.cp
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from narthex.memory.graph import IN_PLACE, Tensor
@@ -43,26 +44,29 @@ class Arena:
         return offset
 
     def give_back(self, offset: int, size: int) -> None:
-        """Free a block and join it with its free neighbours."""
-        if not size:
-            return
+        """Free a block and join it with a free neighbour.
+
+        Empty blocks are kept too, as the engine does: one in the middle of a later free block keeps that
+        from being joined with what follows, which costs recurrent models up to a fifth.
+        """
         starts, ends = self.starts, self.ends
-        i = 0
-        while i < len(starts) and starts[i] < offset:
-            i += 1
         end = offset + size
-        before = i > 0 and ends[i - 1] == offset
-        after = i < len(starts) and starts[i] == end
-        if before and after:
-            ends[i - 1] = ends[i]
-            del starts[i], ends[i]
-        elif before:
-            ends[i - 1] = end
-        elif after:
-            starts[i] = offset
-        else:
-            starts.insert(i, offset)
-            ends.insert(i, end)
+        for i in range(len(starts)):
+            if ends[i] == offset:
+                ends[i] = end
+                if i + 1 < len(starts) and starts[i + 1] == end:
+                    ends[i] = ends[i + 1]
+                    del starts[i + 1], ends[i + 1]
+                return
+            if starts[i] == end:
+                starts[i] = offset
+                if i and ends[i - 1] == offset:
+                    ends[i - 1] = ends[i]
+                    del starts[i], ends[i]
+                return
+        i = bisect_left(starts, offset)
+        starts.insert(i, offset)
+        ends.insert(i, end)
 
 
 def peak_bytes(

@@ -42,7 +42,10 @@ class Setup(NamedTuple):
     window_cells: int  # the same for sliding-window layers
     kv_type: str  # ggml type of the cache, as in "Q8_0"
     flash: bool
+    transposed: bool = False  # values are cached transposed: flash attention was off from the start
 
+
+PINNED_BELOW = 32  # tokens
 
 Weights = Callable[[str], Tensor | None]
 
@@ -60,6 +63,8 @@ class Blocks:
         self.home = home
         self.width = inspection.embedding_length
         self.positions: Tensor | None = None
+        self.current: int | None = None  # the layer being built
+        self.flash_nodes: list[tuple[int, Tensor]] = []  # layer and node, for the engine's «auto»
         self.caches: dict[tuple[str, int], Tensor] = {}
 
     # ---- weights and small things
@@ -104,16 +109,30 @@ class Blocks:
     def norm(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None = None, op: str = "rms_norm"
     ) -> Tensor:
-        """A norm, with weight and bias where there are any."""
+        """A norm, with weight and bias where there are any.
+
+        In small batches the engine keeps a layer's norms on the layer's own device (``graph_get_cb``).
+        """
         x = like(op, x)
-        if weight is not None:
-            x = like("mul", x, weight)
+        if weight is None:
+            return x
+        if self.current is not None and self.setup.tokens < PINNED_BELOW:
+            x.device = self.home(self.current)
+        x = like("mul", x, weight)
         return like("add", x, bias) if bias is not None else x
 
+    def rope_factors(self, layer: int) -> Tensor | None:
+        """The frequency factors of a long-context file, on the layer's device (get_rope_factors)."""
+        factors = self.named(f"rope_freqs.weight#{layer}")
+        if factors is not None:
+            return factors
+        trained = self.meta("rope.scaling.original_context_length") or self.inspection.context_train
+        return self.named(f"rope_factors_{'long' if self.setup.cells > trained else 'short'}.weight#{layer}")
+
     def rope(self, x: Tensor, factors: Tensor | None = None) -> Tensor:
-        """Rotary positions."""
+        """Rotary positions, with frequency factors where the model has them."""
         assert self.positions is not None
-        return like("rope", x, self.positions, *([factors] if factors is not None else []))
+        return like("rope", x, self.positions, *(() if factors is None else (factors,)))
 
     # ---- inputs
 
@@ -162,7 +181,7 @@ class Blocks:
         g = self.graph
         k_ids = g.input("I64", s.tokens)
         v_rows = 1
-        if not s.flash:
+        if s.transposed:
             v_rows = max((ls.kv_heads * ls.value_length for ls in self.inspection.layer_shapes), default=1)
         v_ids = g.input("I64", s.tokens * v_rows)
         mask = g.input("F16" if s.flash else "F32", cells, s.tokens // s.streams, 1, s.streams)
@@ -265,18 +284,18 @@ class Blocks:
         d, dv, kv_heads, cells = shape.key_length, shape.value_length, shape.kv_heads, inputs.cells
         k_cache = self._cache("k", source, d * kv_heads, cells)
         v_length = dv * kv_heads
-        if not s.flash:
+        if s.transposed:
             v_length = max((ls.kv_heads * ls.value_length for ls in self.inspection.layer_shapes), default=1)
         v_cache = self._cache("v", source, v_length, cells)
         if k is not None:
             self._store(k_cache, k, inputs.k_ids, cells)
         if v is not None:
-            if s.flash:
+            if not s.transposed:
                 self._store(v_cache, v, inputs.v_ids, cells)
             else:
                 self._store_transposed(v_cache, v, inputs.v_ids)
         k_all = _rows_of_heads(k_cache, d, kv_heads, cells, s.streams)
-        if s.flash:
+        if not s.transposed:
             v_all = _rows_of_heads(v_cache, dv, kv_heads, cells, s.streams)
         else:
             size = BLOCKS[v_cache.kind][1]
@@ -312,6 +331,7 @@ class Blocks:
             k = cast(k, "F16") if k.kind == "F32" else k
             v = cast(v, "F16") if v.kind == "F32" else v
             out = fresh("flash_attn", "F32", (v.ne[0], q.ne[2], q.ne[1], q.ne[3]), q, k, v, *extra)
+            self.flash_nodes.append((self.current or 0, out))
             if sinks is not None:
                 out.src.append(sinks)
             if v_mla is not None:

@@ -43,6 +43,19 @@ def compute_bytes(
     return Compute(gpu, host, placed.splits)
 
 
+def flash_stays_home(
+    inspection: Inspection, setup: Setup, placement: Placement, *, layers: Sequence[int] | None = None
+) -> bool:
+    """What the engine's «auto» asks: does each layer's flash attention run on the layer's own device?
+
+    It places a graph of one token a slot (``llama_context::resolve_fused_ops``).
+    """
+    probe = setup._replace(tokens=setup.streams, outputs=setup.streams, flash=True)
+    builder = build(inspection, probe, placement, layers=layers)
+    Scheduler(builder.graph, gpu=placement.gpu, gpu_supports=gpu_runs).place(None)
+    return all(node.device == builder.home(layer) for layer, node in builder.flash_nodes)
+
+
 def build(
     inspection: Inspection, setup: Setup, placement: Placement, *, layers: Sequence[int] | None = None
 ) -> Blocks:
@@ -83,15 +96,25 @@ class _Weights:
         return self._home(self.placement.layer_on_gpu(layer))
 
     def get(self, name: str) -> Tensor | None:
-        """A weight by its name; ``token_embd.weight#output`` is the copy that serves as output matrix."""
-        if name not in self.made:
-            info = self.infos.get(name.partition("#")[0])
+        """A weight by its name, or None.
+
+        ``token_embd.weight#output`` is the copy that serves as output matrix; ``rope_freqs.weight#7`` the copy
+        for layer 7, one a device.
+        """
+        if name in self.made:
+            return self.made[name]
+        base, _, part = name.partition("#")
+        home = self.layer_home(int(part)) if part.isdecimal() else self._home(self.placement.on_gpu(name))
+        shared = f"{base}#{home}" if part.isdecimal() else name
+        if shared not in self.made:
+            info = self.infos.get(base)
             tensor = None
             if info is not None and info.type_name in BLOCKS:
                 tensor = leaf(info.type_name, *info.dims)
                 tensor.is_weight = True
-                tensor.home = self._home(self.placement.on_gpu(name))
-            self.made[name] = tensor
+                tensor.home = home
+            self.made[shared] = tensor
+        self.made[name] = self.made[shared]
         return self.made[name]
 
 

@@ -17,7 +17,7 @@ from narthex.memory import overhead
 from narthex.memory.calibrate import Calibration, Outputs, Term
 from narthex.memory.compute import compute_bytes
 from narthex.memory.kv_cache import CELL_STEP, layer_bytes, quantised, setup_for
-from narthex.memory.plan import Device, resolve_flash
+from narthex.memory.plan import WITHOUT_FLASH, Device, resolve_flash
 from narthex.memory.weights import place, weight_bytes
 from narthex.models.inspection import Inspection
 
@@ -65,7 +65,7 @@ def frontier(
     most = inspection.layers + 1
     counts = [min(gpu_layers, most)] if gpu_layers is not None else list(range(most, -1, -1))
     rows = []
-    weights = {n: weight_bytes(inspection, place(inspection.layers, n, knobs.cpu_moe))[0] for n in counts}
+    weights = {n: weight_bytes(inspection, place(inspection, n, knobs.cpu_moe))[0] for n in counts}
     for kv_type in kv_types:
         if quantised(kv_type) and knobs.flash_attn == "off":
             continue
@@ -159,7 +159,8 @@ class _Search:
 
     def _cache_lines(self) -> tuple[list[int], list[int]]:
         """Suffix sums over layers of bytes a 256 cells, and of what does not grow (windows, states)."""
-        setup = setup_for(self.inspection, self.knobs, flash=True)
+        off = self.knobs.flash_attn == "off" or self.inspection.architecture in WITHOUT_FLASH
+        setup = setup_for(self.inspection, self.knobs, flash="off" if off else "on")
         wide = setup._replace(cells=setup.cells + CELL_STEP)
         at = [layer_bytes(self.inspection, layer, setup) for layer in range(self.inspection.layers)]
         more = [layer_bytes(self.inspection, layer, wide) for layer in range(self.inspection.layers)]
@@ -180,14 +181,14 @@ class _Search:
     # ---- compute buffers
 
     def _curve(self, layers: int) -> _Curve:
-        placement = place(self.inspection.layers, layers, self.knobs.cpu_moe)
+        placement = place(self.inspection, layers, self.knobs.cpu_moe)
         kept, what = self._kept(placement.first)
         key = (*what, layers > 0)
         if key not in self.curves:
+            flash = resolve_flash(self.inspection, self.knobs, placement, layers=kept)
 
             def simulate(ctx: int) -> int:
                 knobs = self.knobs.with_(num_ctx=ctx, gpu_layers=layers)
-                flash, _ = resolve_flash(self.inspection, knobs, placement)
                 setup = setup_for(self.inspection, knobs, flash=flash, every_output=self.outputs == "every")
                 return compute_bytes(self.inspection, setup, placement, layers=kept).gpu
 

@@ -92,9 +92,10 @@ class PerLayerInputs(Transformer):
             if owner == i:  # keys serve as values too
                 both = self.project(i, "attn_k", x)
                 k, v = reshape(both, d, shape.kv_heads, n), reshape(both, d, shape.kv_heads, n)
-        q = self.rope(q)
+        factors = None if kind is SLIDING else self.rope_factors(i)
+        q = self.rope(q, factors)
         if k is not None and v is not None:
-            k = self.rope(self.norm(k, self.weight(i, "attn_k_norm")))
+            k = self.rope(self.norm(k, self.weight(i, "attn_k_norm")), factors)
             v = like("rms_norm", v)
         out = self.attend(owner, self.inputs[kind], q, k, v)
         return self.project(i, "attn_output", out)

@@ -6,6 +6,8 @@ Rounding follows ``llama_context``'s constructor, cache sizes ``llama_kv_cache``
 
 from __future__ import annotations
 
+from typing import Literal
+
 from narthex.knobs import KnobValues
 from narthex.memory.blocks import Setup
 from narthex.memory.graph import BLOCKS, PLAIN
@@ -13,6 +15,9 @@ from narthex.memory.weights import Placement, padded_bytes
 from narthex.models.inspection import AttentionKind, Inspection, LayerShape
 
 KV_TYPES = {"f16": "F16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
+# «dropped»: the engine wanted flash attention, built the cache for it, and found that it can't have it
+Flash = Literal["on", "off", "dropped"]
+
 CELL_STEP = 256  # contexts and windows are rounded up to this many cells
 
 
@@ -20,7 +25,9 @@ def _up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
-def setup_for(inspection: Inspection, knobs: KnobValues, *, flash: bool, every_output: bool = True) -> Setup:
+def setup_for(
+    inspection: Inspection, knobs: KnobValues, *, flash: Flash = "on", every_output: bool = True
+) -> Setup:
     """The engine's own counts for a setting.
 
     It is started with context × slots; batch ≤ context and micro-batch ≤ batch; each slot's share is
@@ -42,7 +49,8 @@ def setup_for(inspection: Inspection, knobs: KnobValues, *, flash: bool, every_o
         cells=cells,
         window_cells=_up(min(cells, window + ubatch), CELL_STEP),
         kv_type=KV_TYPES[knobs.kv_type],
-        flash=flash,
+        flash=flash == "on",
+        transposed=flash == "off",
     )
 
 
@@ -63,7 +71,7 @@ def layer_bytes(inspection: Inspection, layer: int, setup: Setup, *, on_gpu: boo
     """Bytes of one layer's cache and state."""
     shape = inspection.layer_shapes[layer]
     widest = 0
-    if not setup.flash:
+    if setup.transposed:
         widest = max(row.kv_heads * row.value_length for row in inspection.layer_shapes)
     size = sum(
         _tensor(setup.kv_type, length, setup.streams, cells, on_gpu=on_gpu)
@@ -80,7 +88,7 @@ def _rows(shape: LayerShape, setup: Setup, widest: int) -> list[tuple[int, int]]
     cells = setup.window_cells if kind is AttentionKind.SLIDING else setup.cells
     rows = [(shape.kv_heads * shape.key_length, cells)]
     value = shape.kv_heads * shape.value_length
-    if value and not setup.flash:
+    if value and setup.transposed:
         value = widest  # transposed values all get the widest layer's room
     if value:
         rows.append((value, cells))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -11,16 +12,21 @@ from narthex.knobs import KnobValues
 from narthex.memory import overhead, recipes
 from narthex.memory.blocks import MissingWeight, Setup
 from narthex.memory.calibrate import Calibration, Outputs, Term
-from narthex.memory.compute import compute_bytes, flash_kernel
-from narthex.memory.kv_cache import cache_bytes, quantised, setup_for
+from narthex.memory.compute import compute_bytes, flash_stays_home
+from narthex.memory.kv_cache import Flash, cache_bytes, quantised, setup_for
 from narthex.memory.weights import Placement, place, weight_bytes
-from narthex.models.inspection import AttentionKind, Inspection
+from narthex.models.inspection import Inspection
 from narthex.units import MIB, format_size
 
 DeviceKind = Literal["gpu", "host"]
 
 FIT_TARGET = 1024 * MIB  # what the engine's own placement leaves free on a GPU (--fit-target)
 WITHOUT_FLASH = frozenset({"grok"})  # the engine switches flash attention off for these
+
+FLASH_DROPPED = (
+    "Flash attention is planned as off: the engine's «auto» drops it where a layer's attention can't run on the "
+    "layer's own device."
+)
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,8 +169,9 @@ def plan_terms(
     inspection: Inspection, knobs: KnobValues, *, gpu: bool, outputs: Outputs = "every"
 ) -> tuple[Terms, list[str]]:
     """The engine's own three terms for a setting with a number of layers, and gaps. Uncalibrated."""
-    placement = place(inspection.layers, knobs.gpu_layers or 0, knobs.cpu_moe, gpu=gpu)
-    flash, gaps = resolve_flash(inspection, knobs, placement)
+    placement = place(inspection, knobs.gpu_layers or 0, knobs.cpu_moe, gpu=gpu)
+    flash = resolve_flash(inspection, knobs, placement)
+    gaps = [FLASH_DROPPED] if flash == "dropped" else []
     setup = setup_for(inspection, knobs, flash=flash, every_output=outputs == "every")
     model = weight_bytes(inspection, placement)
     context = cache_bytes(inspection, setup, placement)
@@ -181,10 +188,13 @@ def plan_terms(
     return Terms(model, context, worst, (min(compute[0], low[0]), min(compute[1], low[1]))), gaps
 
 
-def resolve_flash(inspection: Inspection, knobs: KnobValues, placement: Placement) -> tuple[bool, list[str]]:
+def resolve_flash(
+    inspection: Inspection, knobs: KnobValues, placement: Placement, *, layers: Sequence[int] | None = None
+) -> Flash:
     """Whether the engine will use flash attention. Raises UsageError for what it refuses.
 
-    «auto» is off where a layer on the GPU has heads that no CUDA kernel handles, and on otherwise.
+    «auto» is dropped where a layer's attention would not run on the layer's own device. ``layers`` shortens
+    the model.
     """
     if quantised(knobs.kv_type) and knobs.flash_attn == "off":
         raise UsageError(
@@ -192,25 +202,14 @@ def resolve_flash(inspection: Inspection, knobs: KnobValues, placement: Placemen
             hint="Use --flash-attn on, or --kv-type f16.",
         )
     if inspection.architecture in WITHOUT_FLASH or knobs.flash_attn == "off":
-        return False, []
-    if knobs.flash_attn == "on" or quantised(knobs.kv_type):
-        return True, []
-    for layer, shape in enumerate(inspection.layer_shapes):
-        attends = shape.attention not in (AttentionKind.NONE, AttentionKind.RECURRENT)
-        if attends and placement.layer_on_gpu(layer):
-            value = shape.value_length or int(_meta(inspection, "attention.value_length"))
-            ratio = shape.heads // max(shape.kv_heads, 1)
-            if not flash_kernel(shape.key_length, value, ratio, 256):
-                gap = (
-                    f"Flash attention is planned as off: CUDA has no kernel for heads of {shape.key_length}."
-                )
-                return False, [gap]
-    return True, []
-
-
-def _meta(inspection: Inspection, key: str) -> float:
-    value = inspection.metadata.get(f"{inspection.architecture}.{key}", 0)
-    return value if isinstance(value, (int, float)) else 0
+        return "off"
+    if knobs.flash_attn == "on" or quantised(knobs.kv_type) or not placement.gpu:
+        return "on"
+    try:
+        stays = flash_stays_home(inspection, setup_for(inspection, knobs), placement, layers=layers)
+    except MissingWeight:
+        return "on"
+    return "on" if stays else "dropped"
 
 
 def _device(

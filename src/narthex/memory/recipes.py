@@ -27,7 +27,11 @@ _GEMMA = Recipe(scale_input=True, scaled_queries=True)
 _GEMMA3 = Recipe(scaled_input=True, scaled_queries=True, post_norms=True)
 _COHERE = Recipe(norm="norm", parallel="cohere", scaled_logits=True)
 _QWEN_DELTA = Recipe(
-    gated_queries=True, ffn_norm="post_attention_norm", shared_gate="sigmoid", pick="after norm"
+    gated_queries=True,
+    norm_ahead=True,
+    ffn_norm="post_attention_norm",
+    shared_gate="sigmoid",
+    pick="after norm",
 )
 _NEMOTRON_H = Recipe(
     rope="none",

@@ -283,6 +283,10 @@ class Recurrent(Transformer):
 class BothMixers(Recurrent):
     """falcon-h1: each layer has attention and Mamba 2 side by side."""
 
+    def rope_factors(self, layer: int) -> Tensor | None:
+        """None: the engine loads them and does not use them."""
+        return None
+
     def layer(self, i: int, x: Tensor, wanted: Tensor | None) -> Tensor:
         """One layer: both mixers on norms of their own, then the feed-forward part."""
         attended = self.attention(i, self.normed(i, "attn_norm", x))

@@ -24,6 +24,7 @@ class Recipe(NamedTuple):
     scale_input: bool = False  # a plain scale behind the embedding
     norm: Literal["rms_norm", "norm"] = "rms_norm"
     pre_norm: bool = True
+    norm_ahead: bool = False  # the norm is put into the graph before what the mixer needs
     ffn_norm: str = "ffn_norm"  # the norm before the feed-forward part; "" for none
     qk_norm: Literal["head", "row", "late", "bare"] = "head"  # late: after positions; bare: without weight
     rope: Literal["all", "none", "window", "skip4"] = "all"  # skip4: not in each fourth layer
@@ -58,10 +59,12 @@ class Transformer(Blocks):
         x = self.begin()
         layers = self.layers or range(self.depth())
         for layer in layers:
+            self.current = layer
             last = layer == layers[-1] and self.recipe.pick == "last layer"
             x = self.layer(layer, x, self.wanted if last else None)
             if layer < self.stacked:  # rows for the first layers, from images
                 x = like("add", x, view(self.first, (self.width, self.setup.tokens), self.first.nb[1:2]))
+        self.current = None
         self.head(x)
 
     def begin(self) -> Tensor:
@@ -98,6 +101,8 @@ class Transformer(Blocks):
         """One repeating layer; ``wanted`` picks the rows that go on, in the last one."""
         r = self.recipe
         normed = self.normed(i, "attn_norm", x) if r.pre_norm else x
+        if r.norm_ahead:
+            self.graph.expand(normed)
         cur = self.mixer(i, normed)
         skip = x
         if r.parallel:
@@ -152,7 +157,8 @@ class Transformer(Blocks):
         if r.qk_norm == "head":
             q, k = self.head_normed(i, "attn_q_norm", q), self.head_normed(i, "attn_k_norm", k)
         if self.turns(i):
-            q, k = self.rope(q), self.rope(k)
+            factors = self.rope_factors(i)
+            q, k = self.rope(q, factors), self.rope(k, factors)
             if r.qk_norm == "bare":
                 q, k = like("rms_norm", q), like("rms_norm", k)
         elif r.temperature:

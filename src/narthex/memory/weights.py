@@ -22,6 +22,8 @@ TWICE = frozenset({"gemma3n", "gemma4"})
 
 _INPUT = ("token_embd.", "position_embd.", "token_types.", "per_layer_token_embd.")
 _OUTPUT = ("output.", "output_norm.", "cls.", "altup_", "token_embd.weight#output")
+# whose last norm is called token_embd_norm; elsewhere that name is a norm of the input, loaded with layer 0
+_NORM_AT_THE_END = frozenset({"lfm2", "lfm2moe"})
 _EXPERTS = re.compile(r"\.ffn_(?:up|down|gate|gate_up)_(?:ch)?exps")  # LLM_FFN_EXPS_REGEX
 _BLOCK = re.compile(r"blk\.(\d+)\.")
 
@@ -33,6 +35,7 @@ class Placement(NamedTuple):
     layers: int
     cpu_moe: int = 0
     gpu: bool = True  # whether the engine has a GPU at all
+    output_names: tuple[str, ...] = _OUTPUT
 
     def layer_on_gpu(self, layer: int) -> bool:
         """Whether a repeating layer, or the output (layer ``layers``), is on the GPU."""
@@ -48,13 +51,17 @@ class Placement(NamedTuple):
         if name.startswith(_INPUT) and not name.endswith("#output"):
             return False
         # what has no layer number is loaded as part of the output or of layer 0
-        return self.layer_on_gpu(self.layers if name.startswith(_OUTPUT) else 0)
+        return self.layer_on_gpu(self.layers if name.startswith(self.output_names) else 0)
 
 
-def place(layers: int, gpu_layers: int, cpu_moe: int = 0, *, gpu: bool = True) -> Placement:
+def place(inspection: Inspection, gpu_layers: int, cpu_moe: int = 0, *, gpu: bool = True) -> Placement:
     """The placement for a number of GPU layers, output layer counted; more than all is all."""
+    layers = inspection.layers
     count = min(max(gpu_layers, 0), layers + 1) if gpu else 0
-    return Placement(layers + 1 - count, layers, cpu_moe, gpu)
+    names = _OUTPUT
+    if inspection.architecture in _NORM_AT_THE_END:
+        names = (*names, "token_embd_norm.")
+    return Placement(layers + 1 - count, layers, cpu_moe, gpu, names)
 
 
 def padded_bytes(kind: str, first_dim: int, nbytes: int, *, on_gpu: bool) -> int:
