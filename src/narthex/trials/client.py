@@ -10,6 +10,7 @@ import http.client
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -60,7 +61,7 @@ class _Event(msgspec.Struct):
     truncated: bool = False
     timings: _Timings | None = None
     prompt_progress: _Progress | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 class _Stream:
@@ -234,10 +235,11 @@ def error_text(body: bytes) -> str:
         found = msgspec.json.decode(body)
     except msgspec.DecodeError:
         return body.decode("utf-8", "replace").strip()[:500]
-    error = found.get("error", found) if isinstance(found, dict) else found
-    if isinstance(error, dict):
-        return str(error.get("message", error))
-    return str(error)
+    return _words(found.get("error", found) if isinstance(found, dict) else found)
+
+
+def _words(error: Any) -> str:
+    return str(error.get("message", error)) if isinstance(error, dict) else str(error)
 
 
 def _connect(url: str, timeout_s: float) -> http.client.HTTPConnection:
@@ -256,8 +258,10 @@ def _read(response: http.client.HTTPResponse, stream: _Stream) -> Reply:
             failure = error_text(value)
         elif name == b"data" and value.strip() != b"[DONE]":
             event = msgspec.json.decode(value, type=_Event)
-            failure = error_text(bytes(event.error)) if event.error is not None else ""
-            stream.take(event)
+            if event.error is None:
+                stream.take(event)
+            else:
+                failure = _words(event.error)
         if failure:
             return stream.reply(Outcome.REQUEST_FAILED, failure)
         if stream.end is not None:

@@ -20,8 +20,6 @@ DRIFT_LIMIT = -0.15
 """Slower by more than this at equal fill, with the same work: heat, power or a fragmented cache."""
 DRIFT_TURNS = 8
 """Fewer rounds than this can't tell drift from chance."""
-BUSY_CPUS = 0.5
-"""Other programs' work, in CPUs, above which a drift may be theirs."""
 NEEDED_FILL = 0.90
 """Share of the context that must have been full once."""
 MIN_SAMPLES = 12
@@ -122,8 +120,8 @@ def _leak(what: str, slope: float | None, grown: int, free: int | None, noise: i
 def _slowing(seen: Seen, drift: float | None) -> Problem:
     if drift is None or drift >= DRIFT_LIMIT or len(seen.turns) < DRIFT_TURNS:
         return None
-    if (seen.other_cpus or 0) > BUSY_CPUS:
-        return None
+    if seen.others_busy:
+        return None  # it may be theirs
     return Outcome.UNSTABLE, f"Decoding became {-drift:.0%} slower at equal context while it soaked."
 
 

@@ -8,13 +8,15 @@ from contextlib import contextmanager
 import msgspec
 
 from narthex.engines._base import RunningEngine
+from narthex.host.limits import logical_cores, physical_cores
 from narthex.host.sampler import Sample, Sampler, Samples
 from narthex.trials.observation import Peaks
 from narthex.trials.roofline import Bandwidth
 from narthex.units import MIB, format_size
 
 BUSY_CPUS = 0.5
-"""Work of other programs, in CPUs, that may have slowed the engine; our own reading takes a little."""
+BUSY_SHARE = 0.1
+"""Work of other programs that may have slowed the engine: so many CPUs, and this share of all of them."""
 TENANT_CHANGE = 64 * MIB
 """A change of other programs' GPU memory which tells that they were active."""
 
@@ -75,10 +77,15 @@ def peaks(seen: Samples) -> Peaks:
     )
 
 
+def others_busy(seen: Samples) -> bool:
+    """Whether other programs worked enough to slow the engine."""
+    return seen.other_cpus is not None and seen.other_cpus > max(BUSY_CPUS, BUSY_SHARE * logical_cores())
+
+
 def doubts(seen: Samples, series: Iterable[Sample]) -> tuple[str, ...]:
     """What else went on: other programs on the CPU or the card, and throttling."""
     found = []
-    if seen.other_cpus is not None and seen.other_cpus > BUSY_CPUS:
+    if others_busy(seen):
         found.append(f"other programs used {seen.other_cpus:.1f} CPUs meanwhile")
     others = [
         sample.vram_card_bytes - sample.vram_bytes
@@ -97,7 +104,6 @@ def doubts(seen: Samples, series: Iterable[Sample]) -> tuple[str, ...]:
 def machine_bandwidth() -> tuple[Bandwidth, tuple[str, ...]]:
     """What this machine's memories can give, and gaps. The slowest card counts where there are several."""
     from narthex.host.gpu import read_gpus
-    from narthex.host.limits import physical_cores
     from narthex.trials.bandwidth import cpu_bandwidth
 
     cards, _, _ = read_gpus(processes=False)

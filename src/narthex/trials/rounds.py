@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from narthex.host.sampler import Sample, Sampler
 from narthex.outcomes import Outcome
+from narthex.trials.probes import others_busy
 from narthex.trials.session import Answer, Session
 from narthex.trials.soak import Seen, SoakSample, SoakTurn
 from narthex.trials.trial import Watch
@@ -89,7 +90,7 @@ class Rounds:
         seen.samples = samples(sampler.series(), seen.turns, fills)
         seen.vram_free_bytes = sampler.latest().vram_free_bytes
         seen.ram_free_bytes = read_memory()[1] or None
-        seen.other_cpus = sampler.peaks().other_cpus
+        seen.others_busy = others_busy(sampler.peaks())
 
 
 def sizes(slot_ctx: int, generate: int) -> list[int]:

@@ -67,7 +67,7 @@ class EngineRunner:
             stopped = engine.stop()
         observation = _observation(engine, turns, failure, probes.read(), stopped)
         share = self._bandwidth_share(trial, observation, bandwidth)
-        gaps = (*observation.gaps, *missing, *_gaps(trial, engine.report, share))
+        gaps = (*observation.gaps, *missing, *self._other_prompts(trial), *_gaps(trial, engine.report, share))
         return msgspec.structs.replace(observation, bandwidth_share=share, gaps=gaps)
 
     def launch(self, trial: Trial, watch: Watch) -> RunningEngine:
@@ -81,6 +81,11 @@ class EngineRunner:
         if self._prompts is not None:
             return self._prompts
         return Prompts(trial.workload if trial.workload in WORKLOADS else "chat")
+
+    def _other_prompts(self, trial: Trial) -> tuple[str, ...]:
+        if self._prompts is not None or trial.workload in WORKLOADS:
+            return ()
+        return ("Workload: the user's own prompts were not given; «chat» was asked.",)
 
     def _bandwidth_share(self, trial: Trial, observation: Observation, bandwidth: Bandwidth) -> float | None:
         report, speed = observation.report, observation.decode_tps

@@ -68,7 +68,7 @@ class Seen(msgspec.Struct, kw_only=True):
     fill_max: float = 0.0
     vram_free_bytes: int | None = None  # at the end, on the fullest card
     ram_free_bytes: int | None = None  # at the end
-    other_cpus: float | None = None  # other programs' work, in CPUs
+    others_busy: bool = False  # other programs worked enough to slow the engine
 
 
 def soak(runner: EngineRunner, trial: Trial, *, seconds: float, watch: Watch) -> SoakReport:

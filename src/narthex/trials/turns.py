@@ -58,7 +58,7 @@ class Turns:
     def repeat(self) -> Failure | None:
         """The timed turns: as many as asked for, fewer where they are slow."""
         turn, spent = self._trial.turn, 0.0
-        for number in range(self._trial.repeats):
+        for number in range(max(1, self._trial.repeats)):
             generate = affordable(turn.generate, self._decode_tps)
             answer = self._ask(turn.depth + turn.prompt_tokens, generate, number)
             if answer.failure:
