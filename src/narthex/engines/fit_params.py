@@ -1,4 +1,4 @@
-"""The engine's own dry run: ``llama-fit-params`` builds the real graphs without allocating and tells the bytes.
+"""The engine's own dry run: ``llama-fit-params`` builds the real graphs and tells bytes, allocating nothing.
 
 One more witness beside the plan, 0.3 to 1 s. It ships with llama.cpp since late 2025, beside llama-server.
 """

@@ -29,7 +29,7 @@ class Arena:
         self.ends = [self.ENDLESS]
 
     def take(self, size: int) -> int:
-        """The offset of a block of ``size`` bytes, a multiple of the alignment: the best fit, else the end."""
+        """The offset of a block of ``size`` bytes (aligned): the best fit, else the end."""
         starts, ends = self.starts, self.ends
         best, best_size = len(starts) - 1, self.ENDLESS
         for i in range(len(starts) - 1):

@@ -88,7 +88,7 @@ def calibrate(predictions: Sequence[PredictionRecord]) -> Calibration:
                 if row.term == term and device_kind(row.device) == kind
             ]
             if pairs:
-                corrections.append(_learn(kind, term, pairs))  # type: ignore[arg-type]
+                corrections.append(_learn(kind, term, pairs))
     return Calibration(
         engine_key=newest,
         corrections=tuple(corrections),

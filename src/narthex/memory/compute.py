@@ -15,7 +15,7 @@ from narthex.memory.fusion import held_longer
 from narthex.memory.graph import BLOCKS, Tensor, leaf
 from narthex.memory.placement import GPU, Scheduler
 from narthex.memory.weights import GPU_ALIGNMENT, HOST_ALIGNMENT, ROW_PADDING, Placement
-from narthex.models.inspection import Inspection, TensorInfo
+from narthex.models.inspection import Inspection, LayerShape, TensorInfo
 
 
 class Compute(NamedTuple):
@@ -50,10 +50,26 @@ def flash_stays_home(
 
     It places a graph of one token a slot (``llama_context::resolve_fused_ops``).
     """
+    if not placement.gpu or placement.first > placement.layers:
+        return True
+    if placement.first == 0:
+        return all(
+            flash_kernel(
+                shape.key_length, _value_length(inspection, shape), shape.heads // shape.kv_heads, 256
+            )
+            for shape in set(inspection.layer_shapes)
+            if shape.kv_heads
+        )
     probe = setup._replace(tokens=setup.streams, outputs=setup.streams, flash=True)
     builder = build(inspection, probe, placement, layers=layers)
     Scheduler(builder.graph, gpu=placement.gpu, gpu_supports=gpu_runs).place(None)
     return all(node.device == builder.home(layer) for layer, node in builder.flash_nodes)
+
+
+def _value_length(inspection: Inspection, shape: LayerShape) -> int:
+    """Elements of a value; a latent row serves as both, and its value part is the compressed rank."""
+    rank = inspection.metadata.get(f"{inspection.architecture}.attention.kv_lora_rank", 0)
+    return shape.value_length or (rank if isinstance(rank, int) else 0)
 
 
 def build(
@@ -84,7 +100,7 @@ class _Weights:
     def __init__(self, inspection: Inspection, placement: Placement) -> None:
         self.infos = _by_name(inspection.tensors)
         self.placement = placement
-        self.made: dict[str, Tensor | None] = {}
+        self.made: dict[str, Tensor] = {}
 
     def _home(self, on_gpu: bool) -> int:
         if not self.placement.gpu:
@@ -98,21 +114,21 @@ class _Weights:
     def get(self, name: str) -> Tensor | None:
         """A weight by its name, or None.
 
-        ``token_embd.weight#output`` is the copy that serves as output matrix; ``rope_freqs.weight#7`` the copy
-        for layer 7, one a device.
+        ``token_embd.weight#output`` is the copy that serves as output matrix; ``rope_freqs.weight#7`` the
+        copy for layer 7, one a device.
         """
         if name in self.made:
             return self.made[name]
         base, _, part = name.partition("#")
+        info = self.infos.get(base)
+        if info is None or info.type_name not in BLOCKS:
+            return None
         home = self.layer_home(int(part)) if part.isdecimal() else self._home(self.placement.on_gpu(name))
         shared = f"{base}#{home}" if part.isdecimal() else name
         if shared not in self.made:
-            info = self.infos.get(base)
-            tensor = None
-            if info is not None and info.type_name in BLOCKS:
-                tensor = leaf(info.type_name, *info.dims)
-                tensor.is_weight = True
-                tensor.home = home
+            tensor = leaf(info.type_name, *info.dims)
+            tensor.is_weight = True
+            tensor.home = home
             self.made[shared] = tensor
         self.made[name] = self.made[shared]
         return self.made[name]

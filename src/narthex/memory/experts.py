@@ -46,8 +46,7 @@ def mixture(
     gate_bias = b.weight(layer, "ffn_gate_inp", "bias")
     if gate_bias is not None:
         logits = like("add", logits, gate_bias)
-    experts = logits.ne[0]
-    ids, weights = _choose(b, layer, logits, routing, experts, used, n)
+    ids, weights = _choose(b, layer, logits, routing, used)
     g.expand(weights)
     x = reshape(x, width, 1, n)
     if routing.weigh_first:
@@ -65,9 +64,8 @@ def mixture(
     return cont(out) if used == 1 else out
 
 
-def _choose(
-    b: Blocks, layer: int, logits: Tensor, routing: Routing, experts: int, used: int, n: int
-) -> tuple[Tensor, Tensor]:
+def _choose(b: Blocks, layer: int, logits: Tensor, routing: Routing, used: int) -> tuple[Tensor, Tensor]:
+    experts, n = logits.ne[:2]
     probs = logits
     if routing.gating == "softmax":
         probs = like("soft_max", logits)

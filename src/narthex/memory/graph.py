@@ -46,7 +46,7 @@ class Tensor:
         "views",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - made a thousand times a plan: positional is quicker
         self, op: str, kind: str, ne: Shape, nb: Shape, src: tuple[Tensor, ...], base: Tensor | None = None
     ) -> None:
         self.op, self.kind, self.ne, self.nb, self.base = op, kind, ne, nb, base
@@ -97,7 +97,7 @@ def fresh(op: str, kind: str, ne: Shape, *src: Tensor) -> Tensor:
 
 def leaf(kind: str, *ne: int) -> Tensor:
     """A tensor that no operation makes."""
-    full = (ne + (1, 1, 1))[:4]
+    full = (*ne, 1, 1, 1)[:4]
     return Tensor("none", kind, full, strides(kind, full), ())  # type: ignore[arg-type]
 
 
@@ -112,13 +112,13 @@ def _alias(op: str, a: Tensor, ne: Shape, nb: Shape, *src: Tensor) -> Tensor:
 
 def reshape(a: Tensor, *ne: int) -> Tensor:
     """A contiguous tensor seen in another shape."""
-    full: Shape = (ne + (1, 1, 1))[:4]  # type: ignore[assignment]
+    full: Shape = (*ne, 1, 1, 1)[:4]  # type: ignore[assignment]
     return _alias("reshape", a, full, strides(a.kind, full))
 
 
 def view(a: Tensor, ne: tuple[int, ...], nb: tuple[int, ...] = ()) -> Tensor:
     """A part of ``a``: ``nb`` are the strides of dimensions 1, 2, 3; those not given are contiguous."""
-    full = (ne + (1, 1, 1))[:4]
+    full = (*ne, 1, 1, 1)[:4]
     size = BLOCKS[a.kind][1]
     steps = [size, *nb]
     while len(steps) < 4:
@@ -178,7 +178,7 @@ def get_rows(a: Tensor, ids: Tensor) -> Tensor:
 
 def cont(a: Tensor, *ne: int) -> Tensor:
     """A contiguous copy, in another shape if one is given."""
-    full: Shape = (ne + (1, 1, 1))[:4] if ne else a.ne  # type: ignore[assignment]
+    full: Shape = (*ne, 1, 1, 1)[:4] if ne else a.ne  # type: ignore[assignment]
     return Tensor("cont", a.kind, full, strides(a.kind, full), (a,))
 
 
@@ -189,7 +189,7 @@ def cast(a: Tensor, kind: str) -> Tensor:
 
 def repeat(a: Tensor, *ne: int) -> Tensor:
     """``a`` repeated to a larger shape."""
-    full: Shape = (ne + (1, 1, 1))[:4]  # type: ignore[assignment]
+    full: Shape = (*ne, 1, 1, 1)[:4]  # type: ignore[assignment]
     return fresh("repeat", a.kind, full, a)
 
 

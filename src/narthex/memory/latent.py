@@ -1,8 +1,11 @@
-"""Multi-head latent attention: one compressed row a token is cached (``deepseek2.cpp`` of llama.cpp b11434)."""
+"""Multi-head latent attention: one compressed row a token is cached.
+
+Source: ``deepseek2.cpp`` of llama.cpp b11434.
+"""
 
 from __future__ import annotations
 
-from narthex.memory.blocks import AttentionInputs
+from narthex.memory.attention import AttentionInputs
 from narthex.memory.graph import (
     Tensor,
     concat,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from narthex.memory.calibrate import Calibration
 from narthex.units import MIB
 
-# Measured on an H100 with llama.cpp b11434 (CUDA 12): 20475 MiB of the card, 19950 MiB left for the engine once
-# its CUDA context stood. Smaller cards take less: 525 MiB is the careful side.
+# Measured on an H100 with llama.cpp b11434 (CUDA 12): of 20475 MiB of the card 19950 MiB were left for the
+# engine once its CUDA context stood. Smaller cards take less: 525 MiB is the careful side.
 CUDA_CONTEXT = 525 * MIB
 DEFAULT_RESERVE = 128 * MIB
 

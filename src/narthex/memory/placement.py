@@ -1,9 +1,10 @@
 """Which device runs which node, and what is copied between them: the engine's scheduler, without running.
 
 Two devices at most: the GPU is 0 and the host comes last (without a GPU the host is 0 and alone). The rules
-are those of ``ggml_backend_sched_split_graph`` (``ggml-backend.cpp`` of llama.cpp b11434): work goes where its
-weights lie, the GPU's share grows over neighbouring operations, operations on large batches whose weights lie
-on the host are taken over by the GPU, and every tensor that crosses over is copied at the start of a split.
+are those of ``ggml_backend_sched_split_graph`` (``ggml-backend.cpp`` of llama.cpp b11434): work goes where
+its weights lie, the GPU's share grows over neighbouring operations, operations on large batches whose
+weights lie on the host are taken over by the GPU, and every tensor that crosses over is copied at the start
+of a split.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Scheduler:
         self.offload = offload and gpu
 
     def place(self, keep: Callable[[list[Tensor], list[Split]], dict[Tensor, list[Tensor]]] | None) -> Placed:
-        """Assign devices and insert copies. ``keep`` may reorder GPU nodes and name tensors to hold longer."""
+        """Assign devices and insert copies. ``keep`` may reorder GPU nodes and name tensors to hold on to."""
         nodes = self.graph.nodes
         for tensor in self.graph.leafs:
             if tensor.device < 0:
@@ -96,9 +97,9 @@ class Scheduler:
         for source in node.src:
             if source.is_weight and source.home is not None:
                 place = source.home
-                if self.offload and place == self.host and _batch_size(node) >= OFFLOAD_BATCH:
-                    if self.gpu_supports(node):
-                        return GPU
+                fetched = self.offload and place == self.host and _batch_size(node) >= OFFLOAD_BATCH
+                if fetched and self.gpu_supports(node):
+                    return GPU
                 return place if self._supports(place, node) else -1
         return -1
 
@@ -147,7 +148,8 @@ class Scheduler:
         nodes = self.graph.nodes
         first = next((node for node in nodes if node.op not in VIEW_OPS), nodes[0])
         splits: list[Split] = []
-        start, current, inputs = 0, first.device, []
+        start, current = 0, first.device
+        inputs: list[Tensor] = []
         for i, node in enumerate(nodes):
             if node.op in VIEW_OPS:
                 continue

@@ -10,7 +10,8 @@ import msgspec
 from narthex.errors import UsageError
 from narthex.knobs import KnobValues
 from narthex.memory import overhead, recipes
-from narthex.memory.blocks import MissingWeight, Setup
+from narthex.memory.blocks import MissingWeight
+from narthex.memory.bounds import rough_compute
 from narthex.memory.calibrate import Calibration, Outputs, Term
 from narthex.memory.compute import compute_bytes, flash_stays_home
 from narthex.memory.kv_cache import Flash, cache_bytes, quantised, setup_for
@@ -24,8 +25,8 @@ FIT_TARGET = 1024 * MIB  # what the engine's own placement leaves free on a GPU 
 WITHOUT_FLASH = frozenset({"grok"})  # the engine switches flash attention off for these
 
 FLASH_DROPPED = (
-    "Flash attention is planned as off: the engine's «auto» drops it where a layer's attention can't run on the "
-    "layer's own device."
+    "Flash attention is planned as off: the engine's «auto» drops it where a layer's attention can't run "
+    "on the layer's own device."
 )
 
 
@@ -139,8 +140,8 @@ def plan_memory(
     logits = overhead.output_buffer(inspection.vocabulary, knobs.parallel)
     planned = []
     if gpu is not None:
-        planned.append(_device(gpu, 0, terms, calibration, context, reserve_bytes))
-    planned.append(_device(host, 1, terms, calibration, logits, 0))
+        planned.append(_device(gpu, terms, calibration, extra=context, reserve=reserve_bytes))
+    planned.append(_device(host, terms, calibration, extra=logits, reserve=0))
     bounds: tuple[Bounds, ...] = ()
     if not known:
         bounds = _bounds(planned, terms)
@@ -178,12 +179,12 @@ def plan_terms(
     try:
         made = compute_bytes(inspection, setup, placement)
     except MissingWeight:
-        low, high = _rough_compute(inspection, setup, placement)
+        low, high = rough_compute(inspection, setup, placement)
         return Terms(model, context, high, low), gaps
     compute = (made.gpu, made.host)
     if recipes.is_known(inspection.architecture):
         return Terms(model, context, compute), gaps
-    low, high = _rough_compute(inspection, setup, placement)
+    low, high = rough_compute(inspection, setup, placement)
     worst = (max(compute[0], high[0]), max(compute[1], high[1]))
     return Terms(model, context, worst, (min(compute[0], low[0]), min(compute[1], low[1]))), gaps
 
@@ -213,13 +214,10 @@ def resolve_flash(
 
 
 def _device(
-    device: Device,
-    index: int,
-    terms: Terms,
-    calibration: Calibration | None,
-    extra: int,
-    reserve: int,
+    device: Device, terms: Terms, calibration: Calibration | None, *, extra: int, reserve: int
 ) -> DevicePlan:
+    index = 0 if device.kind == "gpu" else 1
+
     def corrected(term: Term, value: int) -> int:
         if calibration is None or not value:
             return value
@@ -271,33 +269,6 @@ def _bounds(planned: list[DevicePlan], terms: Terms) -> tuple[Bounds, ...]:
         )
         for index, device in enumerate(planned)
     )
-
-
-def _rough_compute(
-    inspection: Inspection, setup: Setup, placement: Placement
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Bounds of the compute buffers from sizes alone, as ((GPU, host), (GPU, host)).
-
-    At least the logits and one layer's widest row; at most eight of the widest rows, the scores of all heads
-    without flash attention, and two copies of the largest weight that would be fetched from the host.
-    """
-    row = 4 * setup.tokens
-    widest = max((t.dims[1] for t in inspection.tensors if len(t.dims) == 2 and ".attn" in t.name), default=0)
-    widest = max(widest, inspection.feed_forward_length, inspection.embedding_length)
-    logits = 4 * inspection.vocabulary * setup.outputs
-    scores = 0 if setup.flash else 2 * 4 * setup.cells * setup.tokens * max(inspection.heads, 1)
-    fetched = 0
-    if placement.first:
-        fetched = 2 * max((tensor.nbytes for tensor in inspection.tensors), default=0)
-    low = max(logits, widest * row)
-    experts = inspection.experts_used * (
-        inspection.embedding_length + 2 * inspection.expert_feed_forward_length
-    )
-    high = logits + 8 * widest * row + 3 * experts * row + scores + fetched
-    inputs = 4 * inspection.embedding_length * row + 4 * setup.cells * setup.tokens
-    if not placement.gpu:
-        return (0, low), (0, high + inputs)
-    return (low, 0), (high, inputs + logits)
 
 
 def _assumptions(knobs: KnobValues, devices: tuple[Device, ...], gpu: Device | None) -> list[str]:

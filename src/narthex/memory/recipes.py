@@ -8,13 +8,11 @@ checked against dry runs of the engine.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 from narthex.memory.blocks import Setup, Weights
 from narthex.memory.experts import Routing
-from narthex.memory.gemma import Gemma3n, Gemma4
-from narthex.memory.latent import Latent
-from narthex.memory.recurrent import BothMixers, OneThingALayer, Recurrent
 from narthex.memory.transformer import Recipe, Transformer
 from narthex.models.inspection import Inspection
 
@@ -115,22 +113,23 @@ RECIPES: dict[str, Recipe] = {
     "qwen3next": _QWEN_DELTA,
 }
 
-_BUILDERS: dict[str, type[Transformer]] = {
-    "deepseek2": Latent,
-    "falcon-h1": BothMixers,
-    "gemma3n": Gemma3n,
-    "gemma4": Gemma4,
-    "granitehybrid": Recurrent,
-    "jamba": Recurrent,
-    "lfm2": Recurrent,
-    "lfm2moe": Recurrent,
-    "mamba": OneThingALayer,
-    "mamba2": OneThingALayer,
-    "nemotron_h": OneThingALayer,
-    "nemotron_h_moe": OneThingALayer,
-    "qwen35": Recurrent,
-    "qwen35moe": Recurrent,
-    "qwen3next": Recurrent,
+# module and class of the graphs that are more than a plain transformer; loaded when one is planned
+_BUILDERS: dict[str, tuple[str, str]] = {
+    "deepseek2": ("latent", "Latent"),
+    "falcon-h1": ("recurrent", "BothMixers"),
+    "gemma3n": ("gemma", "Gemma3n"),
+    "gemma4": ("gemma", "Gemma4"),
+    "granitehybrid": ("recurrent", "Recurrent"),
+    "jamba": ("recurrent", "Recurrent"),
+    "lfm2": ("recurrent", "Recurrent"),
+    "lfm2moe": ("recurrent", "Recurrent"),
+    "mamba": ("recurrent", "OneThingALayer"),
+    "mamba2": ("recurrent", "OneThingALayer"),
+    "nemotron_h": ("recurrent", "OneThingALayer"),
+    "nemotron_h_moe": ("recurrent", "OneThingALayer"),
+    "qwen35": ("recurrent", "Recurrent"),
+    "qwen35moe": ("recurrent", "Recurrent"),
+    "qwen3next": ("recurrent", "Recurrent"),
 }
 
 
@@ -141,7 +140,10 @@ def is_known(architecture: str) -> bool:
 
 def builder(inspection: Inspection, setup: Setup, weight: Weights, home: Callable[[int], int]) -> Transformer:
     """The builder of a model's graph."""
-    kind = _BUILDERS.get(inspection.architecture, Transformer)
+    kind: type[Transformer] = Transformer
+    if inspection.architecture in _BUILDERS:
+        module, name = _BUILDERS[inspection.architecture]
+        kind = getattr(importlib.import_module(f"narthex.memory.{module}"), name)
     made = kind(inspection, setup, weight, home)
-    made.recipe = RECIPES.get(inspection.architecture, Recipe())
+    made.recipe = RECIPES.get(inspection.architecture, _PLAIN)
     return made

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from narthex.memory.blocks import AttentionInputs, Blocks
+from narthex.memory.attention import Attention, AttentionInputs
 from narthex.memory.experts import Routing, mixture
 from narthex.memory.graph import Tensor, cont, get_rows, like, mul_mat, reshape, view
 from narthex.models.inspection import AttentionKind
@@ -48,7 +48,7 @@ class Recipe(NamedTuple):
     logit_softcap: bool = False
 
 
-class Transformer(Blocks):
+class Transformer(Attention):
     """Builds a whole graph: :meth:`build`."""
 
     recipe: Recipe = Recipe()

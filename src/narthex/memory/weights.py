@@ -58,7 +58,7 @@ def place(inspection: Inspection, gpu_layers: int, cpu_moe: int = 0, *, gpu: boo
     """The placement for a number of GPU layers, output layer counted; more than all is all."""
     layers = inspection.layers
     count = min(max(gpu_layers, 0), layers + 1) if gpu else 0
-    names = _OUTPUT
+    names: tuple[str, ...] = _OUTPUT
     if inspection.architecture in _NORM_AT_THE_END:
         names = (*names, "token_embd_norm.")
     return Placement(layers + 1 - count, layers, cpu_moe, gpu, names)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from narthex.cli.options import json_option, knob_option
 from narthex.errors import NarthexError
 from narthex.knobs import KnobValues, parse_knob
-from narthex.memory.frontier import FrontierRow, frontier, largest_ctx, most_layers
 from narthex.memory.plan import Device, MemoryPlan, plan_memory
 from narthex.models.inspection import Inspection
 from narthex.units import format_size, parse_size
@@ -17,6 +16,7 @@ from narthex.units import format_size, parse_size
 if TYPE_CHECKING:
     from narthex.engines._base import DeviceBuffers
     from narthex.memory.calibrate import Calibration
+    from narthex.memory.frontier import FrontierRow
 
 _KNOBS = ("num_ctx", "gpu_layers", "batch", "ubatch", "kv_type", "flash_attn", "parallel", "cpu_moe")
 
@@ -58,18 +58,20 @@ def command(
     plan = plan_memory(inspection, knobs, devices, **options)
     rows: tuple[FrontierRow, ...] = ()
     if given["num_ctx"] is None or given["gpu_layers"] is None:
+        from narthex.memory.frontier import frontier
+
         layers = None if given["gpu_layers"] in (None, "auto") else plan.knobs.gpu_layers
         rows = frontier(inspection, plan.knobs, devices, gpu_layers=layers, **options)
     buffers, failed = _witness(path, plan.knobs) if witness else ((), None)
     gaps = (*gaps, *plan.gaps, *([failed] if failed else []))
+    answer = Answer(plan, rows, buffers, gaps, calibration)
     if as_json:
         import msgspec
 
-        data = as_data(plan, rows, buffers, gaps, calibration)
-        click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2))
+        click.echo(msgspec.json.format(msgspec.json.encode(as_data(answer)), indent=2))
         return
     way_out = "" if plan.fits is not False else _way_out(inspection, plan, devices, options)
-    click.echo(as_text(inspection, plan, rows, buffers, gaps, calibration, way_out))
+    click.echo(as_text(inspection, answer, way_out))
 
 
 def _knobs(inspection: Inspection, given: dict[str, str | None]) -> KnobValues:
@@ -140,42 +142,40 @@ def _witness(path: Any, knobs: KnobValues) -> tuple[tuple[DeviceBuffers, ...], s
         return (), f"No witness: {error.message}"
 
 
-def as_data(
-    plan: MemoryPlan,
-    rows: tuple[FrontierRow, ...],
-    buffers: tuple[DeviceBuffers, ...],
-    gaps: tuple[str, ...],
-    calibration: Calibration | None,
-) -> dict[str, Any]:
+class Answer(NamedTuple):
+    """The plan and what was found out beside it."""
+
+    plan: MemoryPlan
+    frontier: tuple[FrontierRow, ...]
+    witness: tuple[DeviceBuffers, ...]
+    gaps: tuple[str, ...]
+    calibration: Calibration | None
+
+
+def as_data(answer: Answer) -> dict[str, Any]:
     """What ``--json`` prints; fields may be added, never changed."""
+    plan, calibration = answer.plan, answer.calibration
     return {
         "devices": list(plan.devices),
         "fits": plan.fits,
         "known_architecture": plan.known_architecture,
-        "gaps": list(gaps),
+        "gaps": list(answer.gaps),
         "margin_bytes": plan.margin_bytes,
         "reserve_bytes": plan.reserve_bytes,
         "overhead_source": plan.overhead_source,
         "knobs": plan.knobs.as_dict(),
         "bounds": list(plan.bounds),
-        "frontier": list(rows),
-        "witness": list(buffers),
+        "frontier": list(answer.frontier),
+        "witness": list(answer.witness),
         "calibrated_by": calibration and {"engine": calibration.engine_key, "loads": calibration.loads},
     }
 
 
-def as_text(
-    inspection: Inspection,
-    plan: MemoryPlan,
-    rows: tuple[FrontierRow, ...],
-    buffers: tuple[DeviceBuffers, ...],
-    gaps: tuple[str, ...],
-    calibration: Calibration | None,
-    way_out: str,
-) -> str:
+def as_text(inspection: Inspection, answer: Answer, way_out: str) -> str:
     """What a person reads: one row a device, the verdict, the frontier, and what is assumed."""
+    plan, calibration = answer.plan, answer.calibration
     head = f"{inspection.name} · {plan.knobs.describe()}"
-    table = [("", "weights", "context", "compute", "overhead", "sum", "free")]
+    table: list[tuple[str, ...]] = [("", "weights", "context", "compute", "overhead", "sum", "free")]
     for device in plan.devices:
         sizes = (
             device.model_bytes,
@@ -186,13 +186,13 @@ def as_text(
             device.free_bytes,
         )
         table.append((device.name, *map(format_size, sizes)))
-    for row in buffers:
+    for row in answer.witness:
         told = (row.model_bytes, row.context_bytes, row.compute_bytes)
         table.append((f"{row.device} (dry run)", *map(format_size, told), "", "", ""))
     parts = [head, _table(table), _verdict(plan) + way_out]
-    if rows:
-        parts.append("Largest context that fits, by layers on the GPU\n" + _frontier_table(rows))
-    notes = [f"Overhead: {plan.overhead_source}.", *gaps]
+    if answer.frontier:
+        parts.append("Largest context that fits, by layers on the GPU\n" + _frontier_table(answer.frontier))
+    notes = [f"Overhead: {plan.overhead_source}.", *answer.gaps]
     if calibration:
         notes.insert(0, f"Corrected by {calibration.loads} loads of {calibration.engine_key}.")
     parts.append("\n".join(f"Note: {note}" for note in notes))
@@ -219,6 +219,8 @@ def _way_out(
     inspection: Inspection, plan: MemoryPlan, devices: tuple[Device, ...], options: dict[str, Any]
 ) -> str:
     """The nearest settings that fit: less context at these layers, fewer layers at this context."""
+    from narthex.memory.frontier import largest_ctx, most_layers
+
     ways = []
     ctx = largest_ctx(inspection, plan.knobs, devices, **options)
     if ctx:
