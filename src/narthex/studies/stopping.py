@@ -9,7 +9,7 @@ from narthex.studies.records import Stop
 from narthex.trials.trial import TrialRecord
 
 WORTH = 0.02  # gains below this are a tie
-LEAST_CHANCE = 0.05  # settings less likely to fit than this are not worth a load
+LEAST_CHANCE = 0.12  # settings less likely to fit than this are not worth a load
 _HOPELESS = {
     Outcome.CORRUPT_FILE: "the model file is damaged",
     Outcome.UNSUPPORTED_ARCHITECTURE: "the engine does not know this kind of model",

@@ -257,12 +257,18 @@ class _Study:
         if self.space.recorded:
             self.session.decide("confirm", "not repeated: a recording holds one value for each point")
             return
+        left = (self.question.max_loads or 1000) - stopping.loads_of(self.session.history)
+        rounds = min(2, left // 2)
+        if rounds <= 0:
+            self.session.decide("confirm", "not repeated: no loads are left")
+            return
         self.session.decide(
             "confirm",
-            f"{winner.trial.knobs.describe()} against «{rival.name}» ({rival.knobs.describe()}), A/B/A/B",
+            f"{winner.trial.knobs.describe()} against «{rival.name}» ({rival.knobs.describe()}), "
+            + "/".join("AB" * rounds),
             knobs=winner.trial.knobs,
         )
-        for round_number in (1, 2):
+        for round_number in range(1, rounds + 1):
             self.session.measure(rival.knobs, f"confirm:{round_number}", "confirm: A")
             self.session.measure(winner.trial.knobs, f"confirm:{round_number}", "confirm: B")
 
