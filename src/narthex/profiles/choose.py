@@ -126,7 +126,8 @@ def _winners_trials(result: StudyResult) -> list[TrialRecord]:
 
 
 def _median(trials: list[TrialRecord], name: str) -> float | None:
-    values = [value for record in trials if (value := getattr(record.observation, name)) is not None]
+    turns = [turn for record in trials for turn in record.observation.turns]
+    values = [value for turn in turns if (value := getattr(turn, name)) is not None]
     return median(values) if values else None
 
 

@@ -26,11 +26,12 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def speed_of(records: Iterable[TrialRecord]) -> Speed:
-    """Medians over the trials that finished."""
+    """Medians over every timed turn of the trials that finished, as in :mod:`narthex.trials.verdict`."""
     done = [record.observation for record in records if record.observation.outcome is Outcome.DONE]
+    turns = [turn for observation in done for turn in observation.turns]
 
     def middle(name: str) -> float | None:
-        values = [value for item in done if (value := getattr(item, name)) is not None]
+        values = [value for turn in turns if (value := getattr(turn, name)) is not None]
         return median(values) if values else None
 
     return Speed(
@@ -43,24 +44,24 @@ def speed_of(records: Iterable[TrialRecord]) -> Speed:
 
 def chosen_speed(result: StudyResult) -> Speed:
     """The winner's figures: from the confirming A/B/A/B trials where there are any, else from all."""
-    mine = [record for record in result.trials if record.trial.knobs == result.chosen]
-    confirmed = [record for record in mine if record.trial.purpose.startswith("confirm")]
-    for records in (confirmed, mine, [row.record for row in result.baselines if row.record]):
-        found = speed_of(record for record in records if record.trial.knobs == result.chosen)
-        if found.turn_s is not None:
-            return found
-    return Speed()
+    return _setting_speed(result, result.chosen)
 
 
 def baseline_speed(result: StudyResult, row: Baseline) -> Speed:
-    """A baseline's figures, confirming trials counted where it was the rival."""
-    confirmed = [
-        record
-        for record in result.trials
-        if record.trial.purpose.startswith("confirm") and record.trial.knobs == row.knobs
-    ]
-    found = speed_of(confirmed)
-    return found if found.turn_s is not None else speed_of([row.record] if row.record else [])
+    """A baseline's figures; confirming trials and repeats of it count, where it was the rival."""
+    return _setting_speed(result, row.knobs) if row.record is not None else Speed()
+
+
+def every_trial(result: StudyResult) -> list[TrialRecord]:
+    """The trials, and the baselines that are not among them."""
+    baselines = [row.record for row in result.baselines if row.record is not None]
+    return [*result.trials, *(record for record in baselines if record not in result.trials)]
+
+
+def _setting_speed(result: StudyResult, knobs: KnobValues | None) -> Speed:
+    mine = [record for record in every_trial(result) if record.trial.knobs == knobs]
+    confirmed = speed_of(record for record in mine if record.trial.purpose.startswith("confirm"))
+    return confirmed if confirmed.turn_s is not None else speed_of(mine)
 
 
 def ratio(part: float | None, whole: float | None) -> float | None:

@@ -209,7 +209,7 @@ def _why(result: StudyResult) -> str:
     label = "Why this setting" if result.chosen is not None else "No recommendation"
     lines = [wrap(f"{label}: {result.verdict}", indent=2)]
     if result.tie:
-        lines.append(wrap("It is a tie: within 2 % of the best setting you could have had without tuning."))
+        lines.append(wrap("It is a tie with the best setting you could have had without tuning."))
     limit = limits(result)
     if limit:
         lines.append(wrap(f"What limits it: {limit}", indent=2))

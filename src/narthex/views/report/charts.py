@@ -10,7 +10,7 @@ from narthex.studies.records import StudyResult
 from narthex.trials.soak import SoakReport, SoakSample
 from narthex.trials.trial import TrialRecord
 from narthex.units import GIB, MIB, format_size
-from narthex.views.figures import chosen_speed
+from narthex.views.figures import chosen_speed, every_trial
 from narthex.views.report.memory import MemoryPicture
 from narthex.views.report.svg import LEFT, RIGHT, WIDTH, Axis, Chart, axis, time_axis, token_axis, tokens
 from narthex.views.text import BASELINE_WORDS, OUTCOME_WORDS
@@ -53,7 +53,7 @@ def memory_chart(picture: MemoryPicture, name: str) -> str:
 
 def pareto_chart(result: StudyResult) -> str | None:
     """Turn time over context: every finished trial, the front, the winner; failures along the upper edge."""
-    records = _every_trial(result)
+    records = every_trial(result)
     done = [record for record in records if record.observation.turn_s is not None]
     if not done:
         return None
@@ -149,12 +149,6 @@ def _column(report: SoakReport, field: str) -> list[float]:
 def _curve(samples: Sequence[SoakSample], field: str) -> list[tuple[float, float]]:
     """The readings that there are; speed is only known while the engine answers."""
     return [(s.at_s, float(value)) for s in samples if (value := getattr(s, field)) is not None]
-
-
-def _every_trial(result: StudyResult) -> list[TrialRecord]:
-    """The trials, and the baselines that are not among them."""
-    baselines = [row.record for row in result.baselines if row.record is not None]
-    return [*result.trials, *(record for record in baselines if record not in result.trials)]
 
 
 def _failed(record: TrialRecord) -> bool:
