@@ -145,6 +145,7 @@ class Child:
     def _hear(self, line: str) -> None:
         word, _, rest = line.partition(" ")
         if word == "started":
+            self.started_at = time.monotonic()
             self.pid = int(rest)
             self._known.set()
         elif word == "refused":

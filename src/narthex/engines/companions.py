@@ -8,7 +8,7 @@ server's own log. It is found where the server runs on this machine, as this use
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -58,7 +58,7 @@ def endpoints(arguments: Sequence[str]) -> list[str]:
 
 def listeners(port: int) -> set[int]:
     """Processes that listen on a TCP port and may be looked at by this user."""
-    sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    sockets = _listening(port)
     if not sockets:
         return set()
     return {
@@ -66,17 +66,23 @@ def listeners(port: int) -> set[int]:
     }
 
 
-def _listening_inodes(port: int) -> set[str]:
+def is_rival(port: int, pids: Iterable[int]) -> bool:
+    """Whether somebody listens on a TCP port and none of these processes does. Quick: looks only at them."""
+    sockets = _listening(port)
+    return bool(sockets) and not any(sockets & set(_links(Path(f"/proc/{pid}/fd"))) for pid in pids)
+
+
+def _listening(port: int) -> set[str]:
+    """The sockets that listen on a TCP port, by their names in /proc/PID/fd."""
     found: set[str] = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             rows = Path(table).read_text().splitlines()[1:]
         except OSError:
             continue
-        fields = (row.split() for row in rows)
-        found |= {
-            row[9] for row in fields if row[3] == _LISTEN and int(row[1].rpartition(":")[2], 16) == port
-        }
+        for fields in (row.split() for row in rows):
+            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                found.add(f"socket:[{fields[9]}]")
     return found
 
 

@@ -1,8 +1,8 @@
 """llama-server: find it, ask it, start it, read it, explain its end.
 
 The engine module that others call. Each step has a file of its own beside it: ``llama_find`` (where binaries
-lie), ``llama_probe`` (what one is), ``llama_arguments`` (knobs to flags), ``llama_launch`` (a running one),
-``llama_log`` (its load report), ``llama_exit`` (why it ended).
+lie), ``llama_probe`` (what one is), ``llama_arguments`` (knobs to flags), ``llama_launch`` (start to ready),
+``llama_running`` (ready to end), ``llama_log`` (its load report), ``llama_exit`` (why it ended).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 from narthex.engines.llama_arguments import arguments, knob_arguments
 from narthex.engines.llama_exit import explain_exit
 from narthex.engines.llama_find import find_engine, find_engines, survey
-from narthex.engines.llama_launch import LlamaServer, launch
+from narthex.engines.llama_launch import launch
 from narthex.engines.llama_log import parse_load
 from narthex.engines.llama_probe import probe, refresh
+from narthex.engines.llama_running import LlamaServer
 
 __all__ = [
     "LlamaServer",
