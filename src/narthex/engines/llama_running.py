@@ -13,7 +13,7 @@ from narthex.engines.companions import CompanionLog
 from narthex.engines.llama_exit import explain_exit
 from narthex.engines.oom import oom_kills_since
 from narthex.host.facts import CardsBefore
-from narthex.host.gpu import VramReturn
+from narthex.host.gpu import VramReturn, open_nvml
 
 STOP_S = 10.0  # SIGTERM until SIGKILL
 
@@ -88,7 +88,7 @@ class LlamaServer:
     def _stop(self) -> StopReport:
         start = time.monotonic()
         on_gpus = sum(row.model_bytes + row.context_bytes + row.compute_bytes for row in self._gpu_buffers())
-        memory = VramReturn(self.pid, on_gpus)
+        memory = VramReturn(self.pid, on_gpus, open_nvml()[0])
         gentle = self._child.end(STOP_S)
         return StopReport(
             exit_code=self._child.exit_code,

@@ -137,11 +137,13 @@ def bandwidth(bus_bits: int | None, clock_mhz: int | None) -> float | None:
 
 
 class VramReturn:
-    """Asks whether a process's GPU memory came back after it ended. Make it while the process lives."""
+    """Asks whether a process's GPU memory came back after it ended. Make it while the process lives.
 
-    def __init__(self, pid: int, expected_bytes: int) -> None:
-        """``expected_bytes``: what the engine's log says it holds on GPUs, for drivers that don't tell."""
-        self._nvml, _ = open_nvml()
+    ``expected_bytes`` is what the engine's log says it holds on GPUs, for drivers that list no processes.
+    """
+
+    def __init__(self, pid: int, expected_bytes: int, nvml: Nvml | None) -> None:
+        self._nvml = nvml
         self._pid = pid
         self._used = self._card_bytes()
         self._held = self._process_bytes() or expected_bytes
