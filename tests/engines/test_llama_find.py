@@ -105,6 +105,23 @@ def test_no_engine_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     assert "No such file" in caught.value.message
 
 
+def test_an_ollama_install_gets_the_gpu_backend_that_works(script: Script) -> None:
+    """Its backends lie in folders below; the newest here does not load on this machine."""
+    listing = 'echo "  CUDA0: NVIDIA RTX (20475 MiB, 19950 MiB free)"'
+    flags = '--help) printf -- "--list-devices  list\\n";;'
+    answer = works(2000).replace('--help) echo "-ngl, --gpu-layers N";;', flags)
+    devices = f'*--list-devices) [[ "$GGML_BACKEND_PATH" == */cuda_v12/* ]] && {listing}; true;; esac'
+    folder = place(script(answer.replace("esac", devices)), Path.home() / ".ollama/lib/ollama").parent
+    for variant in ("cuda_v13", "cuda_v12", "vulkan"):
+        (folder / variant).mkdir()
+        kind = variant.partition("_")[0]
+        (folder / variant / f"libggml-{kind}.so").touch()
+    engine = find_engine(str(folder))
+    assert [device.name for device in engine.devices] == ["CUDA0"]
+    assert engine.env["GGML_BACKEND_PATH"] == str(folder / "cuda_v12" / "libggml-cuda.so")
+    assert engine.env["LD_LIBRARY_PATH"].startswith(f"{folder / 'cuda_v12'}:{folder}")
+
+
 def test_the_wheel_is_found(engine_binary: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_engines()[-1].path == str(engine_binary)

