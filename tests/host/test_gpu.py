@@ -23,6 +23,7 @@ from narthex.host.gpu import (
     read_gpu,
     read_gpus,
     read_processes,
+    read_throttle,
 )
 from narthex.units import GIB
 
@@ -110,6 +111,30 @@ def test_a_card_that_tells_nothing_is_unknown_with_each_gap_named_once() -> None
     assert library.calls.count("nvmlDeviceGetPowerUsage") == 1, "it is not asked again"
     power = [gap for gap in nvml.gaps() if "nvmlDeviceGetPowerUsage" in gap]
     assert power == ["GPU: nvmlDeviceGetPowerUsage is not available (Not Supported)."]
+
+
+def test_what_one_card_lacks_another_still_tells() -> None:
+    class TwoCards(Library):
+        def nvmlDeviceGetPowerUsage(self, card: str) -> int:
+            if card == "old":
+                raise NVMLError(NOT_SUPPORTED)
+            return 100_000
+
+    nvml = Nvml(TwoCards())
+    assert [nvml.ask("nvmlDeviceGetPowerUsage", card) for card in ("old", "new", "old", "new")] == [
+        None,
+        100_000,
+        None,
+        100_000,
+    ]
+
+
+def test_the_name_that_older_drivers_have_will_do() -> None:
+    nvml = Nvml(Library(nvmlDeviceGetCurrentClocksThrottleReasons=0x40))
+    assert read_throttle(nvml, "card") == ("hardware thermal slowdown",)
+    assert read_throttle(nvml, "card") == ("hardware thermal slowdown",)
+    assert nvml.gaps() == ()
+    assert read_throttle(Nvml(Library()), "card") == ()
 
 
 def test_a_passing_failure_is_asked_again() -> None:

@@ -34,30 +34,41 @@ class Nvml:
 
     def __init__(self, library: Any) -> None:
         self._library = library
-        self.missing: dict[str, str] = {}  # reading → why, told once
+        self._handles: list[Any] | None = None
+        self._missing: dict[tuple[str, int], str] = {}  # (reading, card) → why
 
-    def ask(self, name: str, *arguments: Any) -> Any:
-        """One NVML call by its name; None where this card or driver does not tell."""
-        if name in self.missing:
+    def ask(self, name: str, *arguments: Any, or_else: str | None = None) -> Any:
+        """One NVML call by its name; None where this card or driver does not tell.
+
+        ``or_else`` is what older drivers call it. What a card does not support is not asked again.
+        """
+        key = (name, id(arguments[0]) if arguments else 0)
+        if key not in self._missing:
+            try:
+                return getattr(self._library, name)(*arguments)
+            except AttributeError:
+                self._missing[key] = "not known to this nvidia-ml-py"
+            except self._library.NVMLError as error:
+                if error.value not in _LASTING:
+                    return None
+                self._missing[key] = str(error)
+        if or_else is None:
             return None
-        try:
-            return getattr(self._library, name)(*arguments)
-        except AttributeError:
-            self.missing[name] = "not known to this nvidia-ml-py"
-        except self._library.NVMLError as error:
-            if error.value in _LASTING:
-                self.missing[name] = str(error)
-        return None
+        self._missing[key] = ""  # the older name tells, or has a gap of its own
+        return self.ask(or_else, *arguments)
 
     def devices(self) -> list[Any]:
-        """The handles of all cards."""
-        count = self.ask("nvmlDeviceGetCount") or 0
-        handles = (self.ask("nvmlDeviceGetHandleByIndex", index) for index in range(count))
-        return [handle for handle in handles if handle is not None]
+        """The handles of all cards, the same ones each time."""
+        if self._handles is None:
+            count = self.ask("nvmlDeviceGetCount") or 0
+            handles = (self.ask("nvmlDeviceGetHandleByIndex", index) for index in range(count))
+            self._handles = [handle for handle in handles if handle is not None]
+        return self._handles
 
     def gaps(self) -> tuple[str, ...]:
-        """One sentence for each reading that is missing."""
-        return tuple(f"GPU: {name} is not available ({why})." for name, why in sorted(self.missing.items()))
+        """One sentence for each reading that some card lacks."""
+        found = {name: why for (name, _), why in sorted(self._missing.items()) if why}
+        return tuple(f"GPU: {name} is not available ({why})." for name, why in found.items())
 
 
 @lru_cache(maxsize=1)
@@ -121,9 +132,8 @@ def read_processes(nvml: Nvml, handle: Any) -> tuple[GpuProcess, ...]:
 
 def read_throttle(nvml: Nvml, handle: Any) -> tuple[str, ...]:
     """Why the card runs slower than it could, in words; empty when it does not."""
-    bits = nvml.ask("nvmlDeviceGetCurrentClocksEventReasons", handle)
-    if bits is None:  # the name before driver 535
-        bits = nvml.ask("nvmlDeviceGetCurrentClocksThrottleReasons", handle)
+    names = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
+    bits = nvml.ask(names[0], handle, or_else=names[1])  # renamed in driver 535
     return tuple(words for bit, words in THROTTLE_REASONS.items() if (bits or 0) & bit)
 
 
