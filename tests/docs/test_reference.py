@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,19 @@ def test_how_to_pages_are_all_in_their_list() -> None:
     listed = (folder / "README.md").read_text(encoding="utf-8")
     for path in folder.glob("*.md"):
         assert path.name == "README.md" or f"]({path.name})" in listed
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["inspect demo", "host", "plan demo --vram 1GB", "plan demo --vram 1GB --ctx 2048", "settings"],
+)
+def test_every_field_that_a_reading_command_prints_is_documented(words: str, gemma: Path) -> None:
+    line = words.replace("demo", str(gemma))
+    out = subprocess.run(
+        [sys.executable, "-m", "narthex", *line.split(), "--json"], capture_output=True, text=True, check=True
+    ).stdout
+    found = json.loads(out)
+    section = page("json.md").split(f"## {words.partition(" ")[0]} --json")[1].split("\n## ")[0]
+    for name in found if isinstance(found, dict) else found[0]:
+        # `knobs` has a paragraph of its own
+        assert f"`{name}`" in section or name == "knobs", name
