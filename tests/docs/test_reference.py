@@ -98,7 +98,8 @@ def test_every_field_that_a_reading_command_prints_is_documented(words: str, gem
         [sys.executable, "-m", "narthex", *line.split(), "--json"], capture_output=True, text=True, check=True
     ).stdout
     found = json.loads(out)
-    section = page("json.md").split(f"## {words.partition(" ")[0]} --json")[1].split("\n## ")[0]
+    verb = words.partition(" ")[0]
+    section = page("json.md").split(f"## {verb} --json")[1].split("\n## ")[0]
     for name in found if isinstance(found, dict) else found[0]:
         # `knobs` has a paragraph of its own
         assert f"`{name}`" in section or name == "knobs", name
