@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from narthex.errors import UsageError
 from narthex.knobs import KnobValues
 from narthex.memory import overhead
 from narthex.memory.calibrate import Calibration
@@ -75,15 +76,19 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 def live_space(inspection: Inspection, machine: Machine, question: Question) -> Space:
     """Settings worth a thought for this model on this machine, with the plan's figures."""
+    if question.pins.get("gpu_layers", 0) is None:
+        raise UsageError("gpu_layers=auto can't be fixed.", hint="The engine's own placement is a baseline.")
     ladder = contexts(inspection, question)
     if machine.gpu is None:
         candidates = list(_on_cpu(inspection, machine, question, ladder))
     else:
         candidates = list(_on_gpu(inspection, machine, question, ladder))
-        if inspection.experts:
+        if inspection.experts and not {"gpu_layers", "cpu_moe"} & set(question.pins):
             candidates += _experts_on_cpu(inspection, machine, question, ladder)
+    if not candidates:  # by the plan nothing fits; the plan may be wrong, and only a load can tell
+        candidates = list(_unplanned(inspection, machine, question, ladder[0]))
     layers = inspection.layers + 1
-    space = Space(
+    return Space(
         candidates=tuple(dict.fromkeys(candidates)),
         all_layers=layers,
         min_ctx=ladder[0],
@@ -93,11 +98,12 @@ def live_space(inspection: Inspection, machine: Machine, question: Question) -> 
             cpu_share(inspection, KnobValues(gpu_layers=count), question) for count in range(layers + 1)
         ),
     )
-    return space.pinned(question.pins)
 
 
 def contexts(inspection: Inspection, question: Question) -> list[int]:
     """Contexts to consider, the one asked for first, none beyond what the model was trained for."""
+    if fixed := question.pins.get("num_ctx"):
+        return [int(fixed)]
     longest = inspection.context_train or _UNKNOWN_CTX
     asked = question.min_ctx or min(DEMO_CTX // 2 if question.demo else USUAL_CTX, longest)
     if question.demo:
@@ -119,17 +125,26 @@ def _knobs(machine: Machine, question: Question, **values: object) -> KnobValues
         parallel=question.parallel,
         threads=machine.cores,
     )
-    return usual.with_(**values)
+    return usual.with_(**{**values, **question.pins})
+
+
+def _ubatches(question: Question) -> tuple[int, ...]:
+    return (question.pins["ubatch"],) if "ubatch" in question.pins else UBATCHES
+
+
+def _kv_types(question: Question) -> tuple[str, ...]:
+    return (question.pins["kv_type"],) if "kv_type" in question.pins else question.allow_kv
 
 
 def _on_gpu(
     inspection: Inspection, machine: Machine, question: Question, ladder: Sequence[int]
 ) -> Iterator[Candidate]:
-    for ubatch in UBATCHES:
-        for kv_type in question.allow_kv:
+    for ubatch in _ubatches(question):
+        for kv_type in _kv_types(question):
             base = _knobs(machine, question, num_ctx=ladder[0], ubatch=ubatch, kv_type=kv_type)
             largest = _largest(inspection, machine, base)
-            for layers in _near_edge(largest, ladder):
+            fixed = question.pins.get("gpu_layers")
+            for layers in [fixed] if fixed in largest else _near_edge(largest, ladder):
                 yield from _row(
                     inspection, machine, question, base.with_(gpu_layers=layers), largest[layers], ladder
                 )
@@ -140,7 +155,7 @@ def _experts_on_cpu(
 ) -> Iterator[Candidate]:
     """All layers on the GPU, the experts of the first ones on the CPU: as few as each context needs."""
     layers = inspection.layers + 1
-    for kv_type in question.allow_kv:
+    for kv_type in _kv_types(question):
         served: set[int] = set()
         for count in range(0, inspection.layers + 1, MOE_STEP):
             base = _knobs(
@@ -199,13 +214,14 @@ def _row(  # noqa: PLR0917 - the row is made of all of them
     placement = place(inspection, base.gpu_layers or 0, base.cpu_moe)
 
     def cache(num_ctx: int) -> int:
-        setup = setup_for(inspection, base.with_(num_ctx=num_ctx), flash=True, every_output=False)
+        setup = setup_for(inspection, base.with_(num_ctx=num_ctx), flash="on", every_output=False)
         return cache_bytes(inspection, setup, placement)[0]
 
     full = cache(largest) if largest else 0
-    for ctx in sorted({*ladder, *([largest] if largest >= min(ladder, default=0) else [])}):
-        if ctx > largest:
-            continue
+    wanted = set(ladder)
+    if min(wanted) < largest < max(wanted):
+        wanted.add(largest)
+    for ctx in sorted(ctx for ctx in wanted if ctx <= largest):
         need = limit - machine.reserve - (full - cache(ctx)) if limit is not None else None
         yield Candidate(knobs=base.with_(num_ctx=ctx), cpu_share=share, need_bytes=need, limit_bytes=limit)
 
@@ -215,14 +231,17 @@ def _on_cpu(
 ) -> Iterator[Candidate]:
     """No GPU: contexts that fit main memory, micro-batches, and all cores or half of them."""
     cores = machine.cores
-    threads = sorted({cores, max(1, cores // 2)}, reverse=True) if cores and cores >= 4 else [cores]
+    if "threads" in question.pins:
+        cores = question.pins["threads"]
+    both = cores is not None and cores >= 4 and "threads" not in question.pins
+    threads = [cores, cores // 2] if both and cores else [cores]
     for ctx in ladder:
-        for kv_type in question.allow_kv:
+        for kv_type in _kv_types(question):
             base = _knobs(machine, question, num_ctx=ctx, gpu_layers=0, kv_type=kv_type)
             host = plan_memory(inspection, base, machine.devices, calibration=machine.calibration).devices[-1]
             if host.fits is False:
                 continue
-            for ubatch in UBATCHES:
+            for ubatch in _ubatches(question):
                 for count in threads:
                     yield Candidate(
                         knobs=base.with_(ubatch=ubatch, threads=count),
@@ -230,3 +249,18 @@ def _on_cpu(
                         need_bytes=host.need_bytes,
                         limit_bytes=host.free_bytes,
                     )
+
+
+def _unplanned(
+    inspection: Inspection, machine: Machine, question: Question, num_ctx: int
+) -> Iterator[Candidate]:
+    """A coarse list without the plan's figures: quarters of the layers, small and usual micro-batches."""
+    every = inspection.layers + 1 if machine.gpu is not None else 0
+    fixed = question.pins.get("gpu_layers")
+    for layers in [fixed] if fixed is not None else sorted({every * part // 4 for part in range(5)}):
+        for kv_type in _kv_types(question):
+            for ubatch in (128, 512) if "ubatch" not in question.pins else _ubatches(question):
+                knobs = _knobs(
+                    machine, question, num_ctx=num_ctx, gpu_layers=layers, kv_type=kv_type, ubatch=ubatch
+                )
+                yield Candidate(knobs=knobs, cpu_share=cpu_share(inspection, knobs, question))

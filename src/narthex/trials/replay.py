@@ -113,7 +113,7 @@ class EngineDefault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
-    """A recording file (see ``docs/reference/recordings.md``)."""
+    """A recording file. Only ``model`` and ``points`` must be there; what is unknown may be null."""
 
     model: str
     points: tuple[Point, ...]
@@ -174,7 +174,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_recording(path: Path) -> Recording:
     """Read a recording file. Raises UsageError with one clear sentence where it is none."""
-    hint = "A recording is JSON with «model», «points» and «failures»; see docs/reference/recordings.md."
+    hint = "A recording is JSON with «model», «points» (settings, depth, speeds) and «failures»."
     try:
         body = path.read_bytes()
     except OSError as error:

@@ -26,7 +26,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def run(name: str, asked: Question, within: Space, loads: int = 40) -> list[TrialRecord]:
-    runner, history = ModelledRunner(machine(gpu_free_bytes=7 * GIB)), []
+    runner = ModelledRunner(machine(gpu_free_bytes=7 * GIB))
+    history: list[TrialRecord] = []
     for _ in range(loads):
         step = strategy(name)(asked, within, history)
         if isinstance(step, Stop):

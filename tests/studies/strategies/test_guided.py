@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from narthex.outcomes import Outcome
 from narthex.studies.records import Goal, Proposal, Stop
+from narthex.studies.space import Space
 from narthex.studies.strategies.guided import expected_improvement, propose, rate, safest
 from narthex.testing.study_builders import knobs, machine, question, record, space
+from narthex.trials.trial import TrialRecord
 from narthex.units import GIB
 
 FREE = space(planned=False, contexts=(4096,))
 
 
-def step(history: list[object], within: object = FREE, **asked: object) -> Proposal:
-    found = propose(question(**asked), within, history)  # type: ignore[arg-type]
+def step(history: list[TrialRecord], within: Space = FREE, **asked: object) -> Proposal:
+    found = propose(question(**asked), within, history)
     assert isinstance(found, Proposal)
     return found
 

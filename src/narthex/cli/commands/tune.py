@@ -84,7 +84,7 @@ def _files(words: Sequence[str], replays: Sequence[str]) -> tuple[list[str], lis
     return [word for word in words if word not in more], [*replays, *more]
 
 
-def _question(given: dict[str, Any], workload: str) -> Question:
+def _question(given: dict[str, Any], workload: str, layers: int | None = None) -> Question:
     """The question as asked, the turn fitted into the context."""
     from narthex import settings
     from narthex.studies.records import Goal, Question
@@ -108,8 +108,8 @@ def _question(given: dict[str, Any], workload: str) -> Question:
         strategy=given["strategy"],
         seed=given["seed"],
         demo=demo,
-        pins=_knobs(given["pins"], None),
-        current=_current(given),
+        pins=_knobs(given["pins"], layers),
+        current=_current(given, layers),
     )
 
 
@@ -160,7 +160,7 @@ def _replay(model: str | None, replays: Sequence[str], given: dict[str, Any]) ->
     return _show(results, given)
 
 
-def _current(given: dict[str, Any]) -> KnobValues | None:
+def _current(given: dict[str, Any], layers: int | None) -> KnobValues | None:
     """What the user says that they run now."""
     from narthex import settings
     from narthex.knobs import KnobValues
@@ -168,7 +168,7 @@ def _current(given: dict[str, Any]) -> KnobValues | None:
     if not given["current"]:
         return None
     base = KnobValues(num_ctx=given["ctx"] or settings.get("house_ctx"), parallel=given["parallel"])
-    return base.with_(**_knobs(given["current"], None))
+    return base.with_(**_knobs(given["current"], layers))
 
 
 def _progress(title: str, given: dict[str, Any]) -> Progress:
@@ -217,7 +217,7 @@ def _live(model: str, given: dict[str, Any]) -> int:
     path = find_model(model)
     inspection = inspect_file(path)
     prompts = _prompts(given)
-    question = _question(given, prompts.label)
+    question = _question(given, prompts.label, inspection.layers)
     engine = find_engine(given["engine_path"] or settings.get("llama_server"), tuple(given["engine_args"]))
     host = collect_host()
     runner = EngineRunner(engine, path, inspection, log_dir=paths.state_dir() / "engine", prompts=prompts)

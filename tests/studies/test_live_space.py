@@ -1,0 +1,129 @@
+"""The space of a live study: real header, planner's figures, nothing beyond memory, cores or training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from narthex.errors import UsageError
+from narthex.memory.plan import Device, plan_memory
+from narthex.models.gguf import inspect_file
+from narthex.models.inspection import Inspection
+from narthex.studies.live_space import Machine, contexts, cpu_share, live_space
+from narthex.studies.strategies.guided import propose
+from narthex.testing.study_builders import knobs, question
+from narthex.units import GIB, MIB
+
+HOST = Device(name="host", kind="host", free_bytes=32 * GIB, total_bytes=64 * GIB)
+
+
+@pytest.fixture(scope="module")
+def inspection(gemma: Path) -> Inspection:
+    return inspect_file(gemma)
+
+
+def card(free_bytes: int, **values: object) -> Machine:
+    gpu = Device(name="CUDA0", kind="gpu", free_bytes=free_bytes, total_bytes=free_bytes)
+    return Machine(devices=(gpu, HOST), cores=8, **values)  # type: ignore[arg-type]
+
+
+def test_every_setting_fits_with_the_reserve_kept(inspection: Inspection) -> None:
+    machine = card(1000 * MIB)
+    space = live_space(inspection, machine, question())
+    assert space.candidates
+    for candidate in space.candidates[:: max(1, len(space.candidates) // 12)]:
+        plan = plan_memory(inspection, candidate.knobs, machine.devices)
+        assert plan.fits, candidate.knobs.describe()
+
+
+def test_the_margin_is_the_plans_own(inspection: Inspection) -> None:
+    machine = card(1000 * MIB)
+    space = live_space(inspection, machine, question())
+    for candidate in space.candidates[:: max(1, len(space.candidates) // 6)]:
+        plan = plan_memory(inspection, candidate.knobs, machine.devices)
+        assert plan.margin_bytes is not None
+        assert candidate.margin_bytes is not None
+        assert candidate.margin_bytes - plan.reserve_bytes == pytest.approx(plan.margin_bytes, abs=64 * MIB)
+
+
+def test_a_small_card_gets_fewer_layers_and_a_large_one_all(inspection: Inspection) -> None:
+    most = [
+        max(live_space(inspection, card(size), question()).values("gpu_layers"))
+        for size in (1000 * MIB, 8 * GIB)
+    ]
+    assert most[0] < most[1] == inspection.layers + 1
+
+
+def test_no_context_is_beyond_the_training_or_below_what_was_asked(inspection: Inspection) -> None:
+    ladder = contexts(inspection, question(min_ctx=5000))
+    assert ladder[0] == 5000
+    assert ladder[-1] == inspection.context_train
+    space = live_space(inspection, card(8 * GIB), question(min_ctx=5000))
+    assert min(space.values("num_ctx")) == 5000
+
+
+def test_a_demo_keeps_its_contexts_short(inspection: Inspection) -> None:
+    assert contexts(inspection, question(min_ctx=None, demo=True)) == [1024, 2048]
+
+
+def test_threads_are_never_more_than_the_cores(inspection: Inspection) -> None:
+    for machine in (card(8 * GIB), Machine(devices=(HOST,), cores=8)):
+        space = live_space(inspection, machine, question())
+        assert max(space.values("threads")) <= 8
+
+
+def test_without_a_gpu_no_layer_is_placed(inspection: Inspection) -> None:
+    space = live_space(inspection, Machine(devices=(HOST,), cores=8), question())
+    assert not space.has_gpu
+    assert {candidate.cpu_share for candidate in space.candidates} == {1.0}
+
+
+def test_kv_types_are_those_allowed(inspection: Inspection) -> None:
+    space = live_space(inspection, card(8 * GIB), question(allow_kv=("f16",)))
+    assert space.values("kv_type") == ["f16"]
+
+
+def test_a_fixed_knob_stays_fixed(inspection: Inspection) -> None:
+    space = live_space(inspection, card(8 * GIB), question(pins={"ubatch": 256}))
+    assert space.values("ubatch") == [256]
+
+
+def test_any_value_may_be_fixed(inspection: Inspection) -> None:
+    pins = {"ubatch": 300, "num_ctx": 5000, "gpu_layers": 7, "threads": 3}
+    space = live_space(inspection, card(8 * GIB), question(pins=pins))
+    assert {name: space.values(name) for name in pins} == {name: [value] for name, value in pins.items()}
+
+
+def test_auto_layers_cannot_be_fixed(inspection: Inspection) -> None:
+    with pytest.raises(UsageError, match="auto"):
+        live_space(inspection, card(8 * GIB), question(pins={"gpu_layers": None}))
+
+
+def test_where_nothing_fits_by_the_plan_it_may_still_be_tried(inspection: Inspection) -> None:
+    space = live_space(inspection, card(64 * MIB), question())
+    assert space.values("gpu_layers") == [0, 4, 9, 14, 19]
+    assert all(candidate.need_bytes is None for candidate in space.candidates)
+
+
+def test_slots_multiply_the_cache(inspection: Inspection) -> None:
+    one, four = (
+        live_space(
+            inspection, card(1000 * MIB), question(parallel=slots, pins={"gpu_layers": 9, "ubatch": 128})
+        ).values("num_ctx")
+        for slots in (1, 4)
+    )
+    assert max(four) < max(one)
+
+
+def test_fewer_layers_on_the_card_read_more_from_main_memory(inspection: Inspection) -> None:
+    shares = [cpu_share(inspection, knobs(n), question()) for n in (19, 10, 1, 0)]
+    assert shares[0] == 0.0
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+def test_a_step_is_found_quickly_enough_to_be_asked_after_each_load(inspection: Inspection) -> None:
+    space = live_space(inspection, card(1000 * MIB), question())
+    assert len(space.candidates) < 10_000
+    assert propose(question(), space, [])
