@@ -11,8 +11,6 @@ import msgspec
 import psutil
 import pytest
 
-from narthex.engines._base import Engine
-from narthex.models.inspection import Inspection
 from narthex.outcomes import Outcome
 from narthex.trials.runner import EngineRunner
 from narthex.trials.session import Session
@@ -101,8 +99,11 @@ def test_an_engine_killed_while_it_computes_is_data(runner: EngineRunner, ask: A
 
 
 def test_ctrl_c_stops_the_engine_and_gets_out(runner: EngineRunner, ask: Ask) -> None:
+    told: list[str] = []
+
     def stop(stage: str, share: float | None) -> None:
-        if stage == "decode":  # told by the stream's own thread; the signal reaches the main one
+        if stage == "decode" and not told:  # told by the stream's own thread; the signal reaches the main one
+            told.append(stage)
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
@@ -111,11 +112,12 @@ def test_ctrl_c_stops_the_engine_and_gets_out(runner: EngineRunner, ask: Ask) ->
 
 
 def test_too_little_memory_is_out_of_memory_with_its_line(
-    engine: Engine, narrow_engine: Path, gemma: Path, inspection: Inspection, ask: Ask, tmp_path: Path
+    runner: EngineRunner, narrow_engine: Path, gemma: Path, ask: Ask, tmp_path: Path
 ) -> None:
-    narrow = msgspec.structs.replace(engine, path=str(narrow_engine))
-    runner = EngineRunner(narrow, gemma, inspection, log_dir=tmp_path)
-    seen = runner.run(ask(num_ctx=32768, parallel=8, gpu_layers=0), quiet)
+    narrow = msgspec.structs.replace(runner.engine, path=str(narrow_engine))
+    seen = EngineRunner(narrow, gemma, runner.inspection, log_dir=tmp_path).run(
+        ask(num_ctx=32768, parallel=8, gpu_layers=0), quiet
+    )
     assert seen.outcome is Outcome.OUT_OF_MEMORY, seen.reason
     assert "alloc" in seen.reason
 
