@@ -124,7 +124,7 @@ class _Weights:
         if info is None or info.type_name not in BLOCKS:
             return None
         home = self.layer_home(int(part)) if part.isdecimal() else self._home(self.placement.on_gpu(name))
-        shared = f"{base}#{home}" if part.isdecimal() else name
+        shared = f"{base} on {home}" if part.isdecimal() else name
         if shared not in self.made:
             tensor = leaf(info.type_name, *info.dims)
             tensor.is_weight = True

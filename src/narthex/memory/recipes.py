@@ -40,8 +40,10 @@ _NEMOTRON_H = Recipe(
 
 RECIPES: dict[str, Recipe] = {
     # dense
+    "apertus": Recipe(act="unary"),
     "arcee": Recipe(act="relu_sqr"),
     "baichuan": _PLAIN,
+    "chatglm": Recipe(act="glu_fused"),
     "command-r": _COHERE,
     "ernie4_5": _PLAIN,
     "exaone": _PLAIN,
@@ -50,11 +52,13 @@ RECIPES: dict[str, Recipe] = {
     "glm4": Recipe(post_norms=True, act="glu_fused"),
     "granite": _GRANITE,
     "hunyuan-dense": Recipe(qk_norm="late"),
+    "hunyuan_vl": Recipe(qk_norm="late", positions=4),
     "internlm2": _PLAIN,
     "llama": _PLAIN,
     "minicpm": _GRANITE,
     "mistral3": _PLAIN,
     "nemotron": Recipe(norm="norm", act="relu_sqr"),
+    "olmo": Recipe(norm="norm"),
     "phi2": Recipe(norm="norm", parallel="phi2", act="unary", scaled_queries=True),
     "phi3": Recipe(act="glu_fused", scaled_queries=True, residual_first="last"),
     "qwen2": _PLAIN,
@@ -76,6 +80,7 @@ RECIPES: dict[str, Recipe] = {
     "olmo2": Recipe(pre_norm=False, post_norms=True, ffn_norm="", qk_norm="row"),
     # experts
     "bailingmoe": _SHARED,
+    "bailingmoe2": _SHARED,
     "deepseek": _UNNORMED,
     "dots1": _SHARED,
     "ernie4_5-moe": _PLAIN,
@@ -92,6 +97,7 @@ RECIPES: dict[str, Recipe] = {
         routing=Routing(gating="sigmoid", normed=False, weigh_first=True),
     ),
     "minimax-m2": Recipe(qk_norm="row", routing=_AS_FILED),
+    "phimoe": Recipe(scaled_queries=True, residual_first="last"),
     "olmoe": Recipe(qk_norm="row", routing=Routing(normed=False)),
     "qwen2moe": Recipe(routing=Routing(normed=False), shared_gate="silu"),
     "qwen3moe": _PLAIN,
