@@ -7,6 +7,7 @@ server's own log. It is found where the server runs on this machine, as this use
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,13 @@ def _outputs(pid: int) -> list[Path]:
 
 
 def _links(folder: Path) -> list[str]:
+    """What a process holds open. One that is closed while we look is left out, not the rest with it."""
     try:
-        return [os.readlink(link) for link in folder.iterdir()]
+        names = list(folder.iterdir())
     except OSError:
         return []
+    found = []
+    for link in names:
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(link))
+    return found

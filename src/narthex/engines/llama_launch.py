@@ -32,7 +32,7 @@ from narthex.units import format_duration
 
 POLL_S = 0.025  # between two looks at /health: readiness is found within 50 ms of truth
 WATCH_S = 0.25
-RIVAL_S = 10.0  # an engine that lost its port to another program ends by itself, long before this
+RIVAL_S = 10.0  # an engine binds its port first: one that lost it ends by itself, long before this
 HEALTH_S = 1.0  # one look may take this long
 PORT_TRIES = 4
 _NEED_NO_REPACK: set[tuple[str, str]] = set()  # path and build
@@ -138,7 +138,7 @@ class _Attempt:
             if healthy and child.alive():
                 if not is_rival(port, family(child.pid)):
                     return None, seconds
-                if child.output.count == seen and seconds > RIVAL_S:
+                if seconds > RIVAL_S:
                     words = f"Another program answers on port {port}."
                     return Failure(outcome=Outcome.PORT_IN_USE, line=words), seconds
             if now - told_at > WATCH_S:
