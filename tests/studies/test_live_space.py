@@ -38,7 +38,11 @@ def test_every_setting_fits_with_the_reserve_kept(inspection: Inspection) -> Non
 
 
 def test_the_margin_is_the_plans_own(inspection: Inspection) -> None:
-    machine = card(1000 * MIB)
+    for machine in (card(1000 * MIB), card(3 * GIB)):
+        check_margins(inspection, machine)
+
+
+def check_margins(inspection: Inspection, machine: Machine) -> None:
     space = live_space(inspection, machine, question())
     for candidate in space.candidates[:: max(1, len(space.candidates) // 6)]:
         plan = plan_memory(inspection, candidate.knobs, machine.devices)

@@ -174,6 +174,12 @@ def test_it_takes_no_more_loads_than_allowed() -> None:
         assert study(question(max_loads=most), TIGHT).engine_loads <= most
 
 
+def test_it_begins_no_new_try_when_its_time_is_used() -> None:
+    result = study(question(budget_s=0.0), TIGHT)
+    assert any("time that the study may take" in decision.text for decision in result.decisions)
+    assert result.chosen is not None
+
+
 def test_longest_finds_more_context_than_fastest() -> None:
     fastest, longest = (
         study(question(goal=goal, min_decode_tps=5.0), TIGHT) for goal in (Goal.FASTEST, Goal.LONGEST)

@@ -59,19 +59,24 @@ class Feasibility:
             planned = self._planned(candidate.need_bytes, candidate.limit_bytes)
             if planned is not None:
                 return planned
+            if not self._space.recorded:
+                return (self._within_gap(candidate.need_bytes) + self._edge.chance(knobs)) / 2
         return self._edge.chance(knobs)
 
     @cached_property
     def _known(self) -> tuple[float, float]:
         """The most that is known to be there, and the least that is known to be too much, in plan bytes."""
         by_knobs = {candidate.knobs: candidate.need_bytes for candidate in self._space.candidates}
-        good = [need for knobs in self._good if (need := by_knobs.get(knobs))]
+        # Without a layer on the GPU the plan is an upper bound: not every backend fetches weights to it.
+        good = [need for knobs in self._good if knobs.gpu_layers and (need := by_knobs.get(knobs))]
         bad = [need for record in self._failed if (need := by_knobs.get(record.trial.knobs))]
         return float(max(good, default=0)), float(min(bad, default=float("inf")))
 
     def _planned(self, need: int, limit: int) -> float | None:
         """The chance by the plan; None where what was tried contradicts it."""
         low, high = self._known
+        if low >= high:
+            return None
         if need <= low:
             return 1.0
         if need >= high:
@@ -85,6 +90,11 @@ class Feasibility:
         if mass < _CONTRADICTED:
             return None
         return (ceiling - below(need)) / mass
+
+    def _within_gap(self, need: int) -> float:
+        """The plan's limit is wrong, but its sizes may be right: anywhere between known and too much."""
+        low, high = self._known
+        return (high - need) / (high - low) if low <= need < high < float("inf") else 0.5
 
     @cached_property
     def _edge(self) -> Edge:

@@ -193,6 +193,7 @@ def _near_edge(largest: dict[int, int], ladder: Sequence[int]) -> list[int]:
         most = max((layers for layers, limit in largest.items() if limit >= ctx), default=None)
         if most is not None:
             found.update(most - below for below in BELOW_EDGE if most - below >= 0)
+            found.add(0)  # the last resort, where even the output layer does not fit
     return sorted(found, reverse=True)
 
 
@@ -204,7 +205,8 @@ def _row(  # noqa: PLR0917 - the row is made of all of them
     largest: int,
     ladder: Iterable[int],
 ) -> Iterator[Candidate]:
-    """One layer count with every context that fits. At the largest one all but the reserve is in use."""
+    """One layer count with every context that fits. At the largest one all but the reserve is in use, or
+    the training ends."""
     gpu = machine.gpu
     assert gpu is not None
     share = cpu_share(inspection, base, question)
@@ -218,11 +220,18 @@ def _row(  # noqa: PLR0917 - the row is made of all of them
         return cache_bytes(inspection, setup, placement)[0]
 
     full = cache(largest) if largest else 0
+    at_largest = limit - machine.reserve if limit is not None else None
+    if limit is not None and largest >= (inspection.context_train or largest):
+        # It is the training that ends here, not the memory: only a plan tells how much is left.
+        plan = plan_memory(
+            inspection, base.with_(num_ctx=largest), machine.devices, calibration=machine.calibration
+        )
+        at_largest = plan.devices[0].planned_bytes
     wanted = set(ladder)
     if min(wanted) < largest < max(wanted):
         wanted.add(largest)
     for ctx in sorted(ctx for ctx in wanted if ctx <= largest):
-        need = limit - machine.reserve - (full - cache(ctx)) if limit is not None else None
+        need = at_largest - (full - cache(ctx)) if at_largest is not None else None
         yield Candidate(knobs=base.with_(num_ctx=ctx), cpu_share=share, need_bytes=need, limit_bytes=limit)
 
 

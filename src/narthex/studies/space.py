@@ -63,7 +63,7 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_gpu(self) -> bool:
         """Whether there is a layer count to choose."""
-        return any(candidate.knobs.gpu_layers for candidate in self.candidates)
+        return not self.candidates or any(candidate.knobs.gpu_layers for candidate in self.candidates)
 
     def find(self, knobs: KnobValues) -> Candidate | None:
         """The candidate with exactly these knobs."""

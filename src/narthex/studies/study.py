@@ -32,8 +32,10 @@ from narthex.studies.space import Candidate, Space
 from narthex.studies.strategies import guided, strategy
 from narthex.trials.soak import SoakReport
 from narthex.trials.trial import Runner, Trial, TrialRecord, Watch
+from narthex.units import format_duration
 
 CONFIRM_LOADS = 4  # A/B/A/B
+USUAL_TRIES = 5  # loads that a search usually takes, for the estimate of what is left
 MOST_SOAKS = 4
 Spaces = Callable[[Sequence[TrialRecord]], Space]
 """The space under what a history has taught; pure."""
@@ -218,7 +220,9 @@ class _Study:
         reserve = 0 if self.space.recorded else CONFIRM_LOADS
         while True:
             stop = self._out_of_loads(reserve)
-            proposal = stop or self._propose(self.question, self.space, self.session.history)
+            proposal = (
+                stop or self._out_of_time() or self._propose(self.question, self.space, self.session.history)
+            )
             if isinstance(proposal, Stop):
                 self.session.decide("stop", proposal.why)
                 break
@@ -233,12 +237,29 @@ class _Study:
         if proposal.expected_turn_s is not None:
             evidence = evidence or f"predicted turn {proposal.expected_turn_s:.2f} s"
         self.session.decide(kind, f"{proposal.knobs.describe()} — {proposal.why}", evidence, proposal.knobs)
+        self._tell_eta()
         self._tell_best(self.session.measure(proposal.knobs, "search", proposal.why))
 
     def _tell_best(self, record: TrialRecord) -> None:
         best = best_record(self.question, self.space.comparable(self.session.history))
         if best is record:
             self.session.screen.best(f"{record.trial.knobs.describe()} · {summary(record)}")
+
+    def _tell_eta(self) -> None:
+        """How long it may still take: a few more tries, the confirmation, the soak."""
+        history = self.session.history
+        if not history or self.space.recorded:
+            return
+        each = sum(record.seconds for record in history) / len(history)
+        tried = sum(record.trial.purpose == "search" for record in history)
+        left = max(USUAL_TRIES - tried, 1) + CONFIRM_LOADS
+        self.session.screen.eta(left * each + self.question.soak_s)
+
+    def _out_of_time(self) -> Stop | None:
+        budget = self.question.budget_s
+        if budget is None or time.monotonic() - self._began + self.session.earlier_s <= budget:
+            return None
+        return Stop(why=f"The time that the study may take is used: {format_duration(budget)}.")
 
     def _out_of_loads(self, reserve: int) -> Stop | None:
         limit = self.question.max_loads

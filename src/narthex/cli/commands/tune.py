@@ -52,6 +52,7 @@ _DEMO_SOAK_S = 20.0
 @click.option("--current", multiple=True, metavar="KNOB=VALUE", help="What you run now, as a baseline.")
 @click.option("--demo", is_flag=True, help="A short workload and a 20 s soak; its profile is marked.")
 @click.option("--max-loads", type=click.IntRange(min=1), metavar="N", help="Engine loads at most.")
+@click.option("--budget", metavar="T", help="No new try after this much time, as in 30m.")
 @click.option("--seed", type=int, default=0, show_default=True, help="For what is random.")
 @click.option("--fresh", is_flag=True, help="Begin anew, do not continue an unfinished study.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write the HTML report too.")
@@ -105,6 +106,7 @@ def _question(given: dict[str, Any], workload: str, layers: int | None = None) -
         repeats=2 if demo else settings.get("repeats"),
         soak_s=_DEMO_SOAK_S if demo and not given["soak"] else soak_s,
         max_loads=given["max_loads"],
+        budget_s=parse_duration(given["budget"]) if given["budget"] else None,
         strategy=given["strategy"],
         seed=given["seed"],
         demo=demo,

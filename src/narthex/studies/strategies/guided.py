@@ -151,7 +151,12 @@ def _back_off(
     worth = {row.candidate.knobs: row for row in rated}
     for word in question.backoff_order:
         found = backoff.steps(failed.trial.knobs, space, (word,), floor, tried)
-        rows = [worth[step.knobs] for step in found[1] if step.knobs in worth] if found else []
+        if found is None:
+            continue
+        knob, lower = found
+        # A context one step shorter frees little: each failure in a row doubles the step.
+        near = 2 ** backoff.repeated(failed.trial.knobs, history, knob) - 1 if knob == "num_ctx" else 0
+        rows = [worth[step.knobs] for step in lower[min(near, len(lower) - 1) :] if step.knobs in worth]
         rows = [row for row in rows if row.hope > stopping.WORTH]
         if rows:
             best = max(rows, key=_order)
