@@ -52,9 +52,10 @@ def same_placement(space: Space, winner: TrialRecord, rival: TrialRecord) -> boo
     layers = rival.trial.knobs.gpu_layers
     if layers is None:
         layers = report.offloaded_layers if report else None
+    every = (report.total_layers if report else None) or space.all_layers
     mine, theirs = winner.trial.knobs, rival.trial.knobs
     alike = (mine.ubatch, mine.kv_type, mine.cpu_moe) == (theirs.ubatch, theirs.kv_type, theirs.cpu_moe)
-    return space.has_gpu and alike and layers == mine.gpu_layers == space.all_layers
+    return space.has_gpu and alike and min(layers or 0, mine.gpu_layers or 0) >= every
 
 
 def is_close(question: Question, winner: TrialRecord, rival: TrialRecord) -> bool:

@@ -73,6 +73,7 @@ def run_study(
 
     Ctrl-C ends it with what is known: ``finished`` is False. Raises JournalError, UsageError.
     """
+    strategy(question.strategy)  # an unknown one is said before anything is begun
     shown = screen or Silent()
     key = study_key(question, identity)
     with journal.lock_study(key):
@@ -180,7 +181,7 @@ class _Study:
         )
         if speeds is None or report is None or not report.offloaded_layers:
             return False
-        if report.offloaded_layers < max(self.space.all_layers, report.total_layers or 0):
+        if report.offloaded_layers < (report.total_layers or space.all_layers):
             return False
         model = CostModel.of(self.question.turn, self.space, self.session.history)
         least = min(model.predict(candidate).turn_s for candidate in self.space.candidates)
