@@ -9,10 +9,8 @@ from typing import Any
 
 import msgspec
 
-from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 from narthex.studies import stopping
-from narthex.studies.backoff import back_off
 from narthex.studies.baselines import BaselineSetting
 from narthex.studies.conclusion import (
     Answer,
@@ -25,22 +23,19 @@ from narthex.studies.conclusion import (
 from narthex.studies.cost_model import CostModel
 from narthex.studies.notebook import StudyJournal
 from narthex.studies.objective import TIE, best_record, turn_speeds
+from narthex.studies.proof import Soak, prove
 from narthex.studies.records import Baseline, Proposal, Question, Stop, StudyResult
 from narthex.studies.screen import Screen, Silent
 from narthex.studies.session import Identity, Session, summary
 from narthex.studies.space import Candidate, Space
 from narthex.studies.strategies import guided, strategy
-from narthex.trials.soak import SoakReport
-from narthex.trials.trial import Runner, Trial, TrialRecord, Watch
+from narthex.trials.trial import Runner, TrialRecord
 from narthex.units import format_duration
 
 CONFIRM_LOADS = 4  # A/B/A/B
 USUAL_TRIES = 5  # loads that a search usually takes, for the estimate of what is left
-MOST_SOAKS = 4
 Spaces = Callable[[Sequence[TrialRecord]], Space]
 """The space under what a history has taught; pure."""
-Soak = Callable[[Trial, float, Watch], SoakReport]
-"""Soaks one setting for so many seconds: ``trials.soak.soak`` with its runner."""
 
 
 def study_key(question: Question, identity: Identity) -> str:
@@ -138,7 +133,8 @@ class _Study:
                 self._measure_baselines([row for row in self._settings if row.name == "house"])
                 self._confirm()
             self._conclude()
-            self._prove()
+            if self._soak is not None and self.answer is not None:
+                self.answer = prove(self.session, self.space, self.answer, self._soak)
         except KeyboardInterrupt:
             finished = False
             self._conclude_early()
@@ -332,75 +328,6 @@ class _Study:
             if best
             else "Interrupted before a trial succeeded.",
         )
-
-    # Proof.
-
-    def _prove(self) -> None:
-        """Soak the answer; after a failed soak back off one step and soak again."""
-        if (
-            self._soak is None
-            or self.question.soak_s <= 0
-            or self.answer is None
-            or self.answer.knobs is None
-        ):
-            return
-        knobs = self.answer.knobs
-        for _ in range(MOST_SOAKS):
-            report = self._soak_one(knobs)
-            if report.outcome is Outcome.DONE:
-                self.session.decide("soak", f"survived {report.seconds:.0f} s", report.reason, knobs)
-                self.answer = msgspec.structs.replace(self.answer, knobs=knobs)
-                return
-            step = self._after_failed_soak(knobs, report)
-            if step is None:
-                break
-            knobs = step
-        verdict = "Nothing is recommended: no setting survived its soak."
-        self.session.decide("refuse", verdict)
-        self.answer = Answer(knobs=None, verdict=verdict)
-
-    def _soak_one(self, knobs: KnobValues) -> SoakReport:
-        known = self.session.recorded_soak(knobs)
-        if known is not None:
-            return known
-        assert self._soak is not None
-        trial = Trial(
-            model=self.session.identity.model,
-            engine_key=self.session.identity.engine,
-            host_key=self.session.identity.host,
-            knobs=knobs,
-            turn=self.question.turn,
-            workload=self.question.workload,
-            repeats=1,
-            purpose="soak",
-        )
-        self.session.screen.trial(len(self.session.history) + 1, knobs.describe(), "soak")
-        report = self._soak(trial, self.question.soak_s, self.session.screen.watch)
-        if report.outcome is Outcome.INTERRUPTED:
-            raise KeyboardInterrupt
-        self.session.keep_soak(knobs, report)
-        return report
-
-    def _after_failed_soak(self, knobs: KnobValues, report: SoakReport) -> KnobValues | None:
-        """The next setting that still loads and runs, one parameter lower each time."""
-        failed, evidence = report.outcome, report.reason
-        while True:
-            step = back_off(
-                knobs,
-                failed,
-                self.space,
-                self.question.backoff_order,
-                self.space.min_ctx,
-                self.session.history,
-            )
-            if isinstance(step, Stop):
-                self.session.decide("stop", step.why, evidence)
-                return None
-            self.session.decide("backoff", step.why, evidence, step.knobs)
-            record = self.session.measure(step.knobs, "backoff", step.why)
-            if record.observation.outcome is Outcome.DONE:
-                return step.knobs
-            knobs, failed, evidence = step.knobs, record.observation.outcome, record.observation.reason
 
     def _result(self, started_at: float, finished: bool) -> StudyResult:
         session, answer = self.session, self.answer

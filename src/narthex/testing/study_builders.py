@@ -10,10 +10,11 @@ from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 from narthex.studies.baselines import BaselineSetting
 from narthex.studies.notebook import Notebook, StudyJournal
+from narthex.studies.proof import Soak
 from narthex.studies.records import Goal, Question, StudyResult
 from narthex.studies.session import Identity
 from narthex.studies.space import Candidate, Space, layer_share
-from narthex.studies.study import Soak, run_study
+from narthex.studies.study import run_study
 from narthex.testing.modelled_runner import ModelledMachine, ModelledRunner
 from narthex.trials.observation import Observation
 from narthex.trials.replay import RecordedFailure, Recording, turn_timing

@@ -1,0 +1,80 @@
+"""Proof: the answer has to survive a soak. A failed one backs off one parameter and soaks again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from narthex.knobs import KnobValues
+from narthex.outcomes import Outcome
+from narthex.studies.backoff import back_off
+from narthex.studies.conclusion import Answer
+from narthex.studies.records import Stop
+from narthex.studies.session import Session
+from narthex.studies.space import Space
+from narthex.trials.soak import SoakReport
+from narthex.trials.trial import Trial, Watch
+
+MOST_SOAKS = 4
+Soak = Callable[[Trial, float, Watch], SoakReport]
+"""Soaks one setting for so many seconds: ``trials.soak.soak`` with its runner."""
+
+
+def prove(session: Session, space: Space, answer: Answer, soak: Soak) -> Answer:
+    """The answer that survived, or one that recommends nothing. Raises KeyboardInterrupt when stopped."""
+    knobs = answer.knobs
+    if session.question.soak_s <= 0 or knobs is None:
+        return answer
+    for _ in range(MOST_SOAKS):
+        report = session.recorded_soak(knobs) or _soak_one(session, knobs, soak)
+        if report.outcome is Outcome.DONE:
+            session.decide("soak", f"survived {report.seconds:.0f} s", report.reason, knobs)
+            if knobs == answer.knobs:
+                return answer
+            verdict = f"{answer.verdict} Its soak failed, so it was backed off to {knobs.describe()}."
+            return msgspec.structs.replace(answer, knobs=knobs, verdict=verdict, tie=False)
+        step = _lower(session, space, knobs, report)
+        if step is None:
+            break
+        knobs = step
+    verdict = "Nothing is recommended: no setting survived its soak."
+    session.decide("refuse", verdict)
+    return Answer(knobs=None, verdict=verdict)
+
+
+def _soak_one(session: Session, knobs: KnobValues, soak: Soak) -> SoakReport:
+    question, identity = session.question, session.identity
+    trial = Trial(
+        model=identity.model,
+        engine_key=identity.engine,
+        host_key=identity.host,
+        knobs=knobs,
+        turn=question.turn,
+        workload=question.workload,
+        repeats=1,
+        purpose="soak",
+    )
+    session.screen.trial(len(session.history) + 1, knobs.describe(), "soak")
+    session.screen.eta(question.soak_s)
+    report = soak(trial, question.soak_s, session.screen.watch)
+    if report.outcome is Outcome.INTERRUPTED:
+        raise KeyboardInterrupt
+    session.keep_soak(knobs, report)
+    return report
+
+
+def _lower(session: Session, space: Space, knobs: KnobValues, report: SoakReport) -> KnobValues | None:
+    """The next setting that still loads and runs, one parameter lower each time."""
+    failed, evidence = report.outcome, report.reason
+    while True:
+        order = session.question.backoff_order
+        step = back_off(knobs, failed, space, order, space.min_ctx, session.history)
+        if isinstance(step, Stop):
+            session.decide("stop", step.why, evidence)
+            return None
+        session.decide("backoff", step.why, evidence, step.knobs)
+        observation = session.measure(step.knobs, "backoff", step.why).observation
+        if observation.outcome is Outcome.DONE:
+            return step.knobs
+        knobs, failed, evidence = step.knobs, observation.outcome, observation.reason
