@@ -66,6 +66,12 @@ def test_the_winner_is_confirmed_interleaved() -> None:
     assert confirmed == [engine, result.chosen, engine, result.chosen]
 
 
+def test_a_wide_gap_is_confirmed_with_one_turn_a_load() -> None:
+    result = study(question(repeats=3), TIGHT)
+    confirming = [r.trial.repeats for r in result.trials if r.trial.purpose.startswith("confirm")]
+    assert confirming == [1, 1, 1, 1]
+
+
 def test_where_everything_fits_it_is_a_tie_in_three_loads() -> None:
     for goal in Goal:
         result = study(question(goal=goal, min_decode_tps=5.0), ROOMY)

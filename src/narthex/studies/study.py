@@ -33,6 +33,8 @@ from narthex.trials.trial import Runner, TrialRecord
 from narthex.units import format_duration
 
 CONFIRM_LOADS = 4  # A/B/A/B
+WIDE_GAP = 1.5  # a rival this much slower is not made better by more repeats
+MEASURED_OTHERWISE = "measured in another way than the rest, so not compared"
 USUAL_TRIES = 5  # loads that a search usually takes, for the estimate of what is left
 Spaces = Callable[[Sequence[TrialRecord]], Space]
 """The space under what a history has taught; pure."""
@@ -150,7 +152,7 @@ class _Study:
         name, knobs, why = setting.name, setting.knobs, setting.why_not
         same = next((r for r in self.session.history if r.trial.knobs == knobs), None)
         if same is not None and not why:
-            return Baseline(name=name, knobs=knobs, record=same, why="measured before, not again")
+            return Baseline(name=name, knobs=knobs, record=same)
         free = knobs.gpu_layers is None and self.space.recorded
         if not why and not free and (stop := self._out_of_loads(0)):
             why = f"not measured: {stop.why}"
@@ -161,7 +163,8 @@ class _Study:
         )
         if not record.observation.counts_as_load and record.observation.outcome is not Outcome.DONE:
             return Baseline(name=name, knobs=knobs, record=None, why=record.observation.reason)
-        return Baseline(name=name, knobs=knobs, record=record)
+        other_way = knobs.gpu_layers is None and not self.space.engine_comparable
+        return Baseline(name=name, knobs=knobs, record=record, why=MEASURED_OTHERWISE if other_way else "")
 
     # Where nothing is to be gained.
 
@@ -286,9 +289,18 @@ class _Study:
             + "/".join("AB" * rounds),
             knobs=winner.trial.knobs,
         )
+        repeats = self._confirm_repeats(winner, rival)
         for round_number in range(1, rounds + 1):
-            self.session.measure(rival.knobs, f"confirm:{round_number}", "confirm: A")
-            self.session.measure(winner.trial.knobs, f"confirm:{round_number}", "confirm: B")
+            purpose = f"confirm:{round_number}"
+            self.session.measure(rival.knobs, purpose, "confirm: A", repeats=repeats)
+            self.session.measure(winner.trial.knobs, purpose, "confirm: B", repeats=repeats)
+
+    def _confirm_repeats(self, winner: TrialRecord, rival: Baseline) -> int | None:
+        """One turn a load where the gap is far wider than chance; None: as many as everywhere."""
+        ours = turn_speeds(winner, self.question.turn)
+        other = turn_speeds(rival.record, self.question.turn) if rival.record else None
+        wide = ours is not None and other is not None and other[0] > ours[0] * WIDE_GAP
+        return 1 if wide else None
 
     # The answer.
 

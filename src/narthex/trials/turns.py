@@ -27,8 +27,8 @@ END_CHEAP_S = 20.0
 END_LONGEST_S = 180.0
 END_FILL = 0.9
 """A timed turn that fills so much of the context is itself the turn near its end."""
-THOROUGH = ("confirm", "baseline", "verify", "manual")
-"""Purposes that pay for a turn near the context's end even where it is slow."""
+THOROUGH = ("baseline:engine", "baseline:current", "verify", "manual")
+"""Purposes that pay for a turn near the context's end even where it is slow; a winner is soaked there."""
 
 
 class Turns:
