@@ -75,7 +75,12 @@ class Turns:
         return None
 
     def near_end(self) -> Failure | None:
-        """One turn whose prompt nearly fills the context: its speed, and proof that a full context holds."""
+        """One turn whose prompt nearly fills the context: its speed, and proof that a full context holds.
+
+        A confirming repeat does without: the setting had its full context before, and the winner is soaked.
+        """
+        if self._trial.purpose.startswith("confirm"):
+            return None
         size = self._slot_ctx - END_GENERATE - END_MARGIN
         turn, last = self._trial.turn, self.timings[-1]
         if turn.depth + turn.prompt_tokens + last.generated >= END_FILL * self._slot_ctx:
