@@ -3,12 +3,16 @@
 One arena a device. A tensor is placed when it is first needed and freed after its last use; a free block
 is reused by best fit; an operation may write over a source that nobody needs any more. The largest
 address ever used is what the engine will allocate (``ggml-alloc.c`` of llama.cpp b11434).
+
+Who takes and frees what depends on the graph alone, so it is recorded once (:class:`Tape`) and can be played
+again with other sizes.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from narthex.memory.graph import IN_PLACE, Tensor
 
@@ -18,12 +22,11 @@ SizeOf = Callable[[Tensor, int], int]  # bytes that a device takes for a tensor
 class Arena:
     """Free blocks of one device, in address order; the last one has no end."""
 
-    __slots__ = ("alignment", "ends", "peak", "starts")
+    __slots__ = ("ends", "peak", "starts")
 
     ENDLESS = 1 << 62
 
-    def __init__(self, alignment: int) -> None:
-        self.alignment = alignment
+    def __init__(self) -> None:
         self.peak = 0
         self.starts = [0]
         self.ends = [self.ENDLESS]
@@ -69,17 +72,50 @@ class Arena:
         ends.insert(i, end)
 
 
-def peak_bytes(
+class Tape(NamedTuple):
+    """What the allocator is asked for over one run of a graph: the same for every size of its tensors.
+
+    ``steps`` names a block that is taken as its number n, and one that is given back as ~n.
+    """
+
+    alignments: tuple[int, ...]
+    steps: list[int]
+    devices: list[int]  # of each block
+    sizes: list[int]  # bytes of each block
+
+    def peaks(self) -> list[int]:
+        """The peak of each device."""
+        arenas = [Arena() for _ in self.alignments]
+        rooms = [
+            -(-size // self.alignments[device]) * self.alignments[device]
+            for size, device in zip(self.sizes, self.devices, strict=True)
+        ]
+        offsets = [0] * len(rooms)
+        for step in self.steps:
+            if step >= 0:
+                offsets[step] = arenas[self.devices[step]].take(rooms[step])
+            else:
+                arenas[self.devices[~step]].give_back(offsets[~step], rooms[~step])
+        return [arena.peak for arena in arenas]
+
+    def alike(self, other: Tape) -> bool:
+        """Whether the two differ in sizes only."""
+        return self[:3] == other[:3]
+
+    def towards(self, other: Tape, part: int, whole: int) -> Tape:
+        """The tape ``part`` of ``whole`` of the way to one that is alike, sizes growing evenly."""
+        pairs = zip(self.sizes, other.sizes, strict=True)
+        return self._replace(sizes=[here + (there - here) * part // whole for here, there in pairs])
+
+
+def record(
     leafs: Sequence[Tensor],
     nodes: Sequence[tuple[Tensor, int]],
-    alignments: Sequence[int],
+    alignments: tuple[int, ...],
     size_of: SizeOf,
-) -> list[int]:
-    """The peak of each device over one run of the graph.
-
-    ``nodes`` are in running order, each with its device; leafs carry theirs in ``device``.
-    """
-    walk = _Walk(alignments, size_of)
+) -> Tape:
+    """One run of the graph. ``nodes`` are in running order, each with its device; leafs carry theirs."""
+    walk = _Walk(size_of)
     for leaf in leafs:
         walk.allocate(leaf, leaf.device)
     for node, device in nodes:
@@ -101,13 +137,15 @@ def peak_bytes(
             source.children -= 1
             if source.children == 0 and source.views == 0:
                 walk.release(source)
-    return [arena.peak for arena in walk.arenas]
+    return Tape(alignments, walk.steps, walk.devices, walk.sizes)
 
 
 class _Walk:
-    def __init__(self, alignments: Sequence[int], size_of: SizeOf) -> None:
-        self.arenas = [Arena(alignment) for alignment in alignments]
+    def __init__(self, size_of: SizeOf) -> None:
         self.size_of = size_of
+        self.steps: list[int] = []
+        self.devices: list[int] = []
+        self.sizes: list[int] = []
 
     def allocate(self, tensor: Tensor, device: int) -> None:
         """Give a tensor memory of its own, or that of a source it may overwrite."""
@@ -116,12 +154,10 @@ class _Walk:
         tensor.owned = True
         if tensor.op in IN_PLACE and self._take_over(tensor):
             return
-        tensor.room = self._padded(tensor, device)
-        tensor.place = (device, self.arenas[device].take(tensor.room))
-
-    def _padded(self, tensor: Tensor, device: int) -> int:
-        alignment = self.arenas[device].alignment
-        return -(-self.size_of(tensor, device) // alignment) * alignment
+        tensor.block = len(self.sizes)
+        self.steps.append(tensor.block)
+        self.devices.append(device)
+        self.sizes.append(self.size_of(tensor, device))
 
     def _take_over(self, tensor: Tensor) -> bool:
         # a view never counts as owned, so an operation on a view always gets memory of its own
@@ -131,8 +167,7 @@ class _Walk:
             if parent.kind != tensor.kind or parent.ne != tensor.ne or parent.nb != tensor.nb:
                 continue
             parent.owned = False  # its memory now belongs to `tensor`
-            tensor.place = parent.place
-            tensor.room = parent.room  # same layout, so the same size
+            tensor.block = parent.block
             return True
         return False
 
@@ -145,6 +180,5 @@ class _Walk:
             if root.views or root.children:
                 return
         if root.owned and not root.is_output:
-            device, offset = root.place
-            self.arenas[device].give_back(offset, root.room)
+            self.steps.append(~root.block)
             root.owned = False

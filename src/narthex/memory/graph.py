@@ -27,6 +27,7 @@ class Tensor:
 
     __slots__ = (
         "base",
+        "block",
         "children",
         "copies",
         "device",
@@ -39,8 +40,6 @@ class Tensor:
         "ne",
         "op",
         "owned",
-        "place",
-        "room",
         "seen",
         "src",
         "views",
@@ -57,8 +56,7 @@ class Tensor:
         self.copies: dict[int, Tensor] = {}
         self.children = self.views = 0
         self.owned = False
-        self.place: tuple[int, int] = (0, 0)  # device and offset, once allocated
-        self.room = 0  # bytes held there, padded
+        self.block = -1  # number of the block that holds it, once allocated
 
     @property
     def nbytes(self) -> int:

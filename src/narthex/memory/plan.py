@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -14,8 +15,8 @@ from narthex.memory.blocks import MissingWeight
 from narthex.memory.bounds import rough_compute
 from narthex.memory.calibrate import Calibration, Outputs, Term
 from narthex.memory.compute import compute_bytes, flash_stays_home
-from narthex.memory.kv_cache import Flash, cache_bytes, quantised, setup_for
-from narthex.memory.weights import Placement, place, weight_bytes
+from narthex.memory.kv_cache import Flash, cache_bytes, layer_bytes, quantised, setup_for
+from narthex.memory.weights import Placement, gpu_weights, place, weight_bytes
 from narthex.models.inspection import Inspection
 from narthex.units import MIB, format_size
 
@@ -189,13 +190,10 @@ def plan_terms(
     return Terms(model, context, worst, (min(compute[0], low[0]), min(compute[1], low[1]))), gaps
 
 
-def resolve_flash(
-    inspection: Inspection, knobs: KnobValues, placement: Placement, *, layers: Sequence[int] | None = None
-) -> Flash:
+def resolve_flash(inspection: Inspection, knobs: KnobValues, placement: Placement) -> Flash:
     """Whether the engine will use flash attention. Raises UsageError for what it refuses.
 
-    «auto» is dropped where a layer's attention would not run on the layer's own device. ``layers`` shortens
-    the model.
+    «auto» is dropped where a layer's attention would not run on the layer's own device.
     """
     if quantised(knobs.kv_type) and knobs.flash_attn == "off":
         raise UsageError(
@@ -207,7 +205,7 @@ def resolve_flash(
     if knobs.flash_attn == "on" or quantised(knobs.kv_type) or not placement.gpu:
         return "on"
     try:
-        stays = flash_stays_home(inspection, setup_for(inspection, knobs), placement, layers=layers)
+        stays = flash_stays_home(inspection, setup_for(inspection, knobs), placement)
     except MissingWeight:
         return "on"
     return "on" if stays else "dropped"
@@ -299,19 +297,22 @@ def _engines_choice(
         )
     room = gpu.free_bytes - context - FIT_TARGET
 
-    def fits(layers: int) -> bool:
+    def left(layers: int) -> int:
         terms, _ = plan_terms(inspection, knobs.with_(gpu_layers=layers), gpu=True, outputs=outputs)
-        return terms.gpu() <= room
+        return room - terms.gpu()
 
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle - 1
+    # weights and caches tell nearly where it ends, so few graphs are needed
+    setup = setup_for(inspection, knobs, flash="off" if knobs.flash_attn == "off" else "on")
+    caches = [layer_bytes(inspection, layer, setup) for layer in reversed(range(most - 1))]
+    pairs = zip(gpu_weights(inspection, knobs.cpu_moe), [0, 0, *accumulate(caches)], strict=True)
+    held = [weights + cache for weights, cache in pairs]
+    layers = most
+    while layers and (missing := -left(layers)) > 0:
+        layers = min(layers - 1, max(0, bisect_right(held, held[layers] - missing) - 1))
+    while layers < most and left(layers + 1) >= 0:
+        layers += 1
     return (
-        knobs.with_(gpu_layers=low),
-        f"The engine chooses the layers; planned with {low} of {most}, as many as leave "
+        knobs.with_(gpu_layers=layers),
+        f"The engine chooses the layers; planned with {layers} of {most}, as many as leave "
         f"{format_size(FIT_TARGET)} free.",
     )

@@ -8,6 +8,7 @@ second time, as a copy where the output layer is (``llama-model.cpp`` and ``llam
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 from typing import NamedTuple
 
 from narthex.memory.graph import BLOCKS
@@ -43,15 +44,18 @@ class Placement(NamedTuple):
 
     def on_gpu(self, name: str) -> bool:
         """Whether the weight of this name is on the GPU."""
+        layer = self.layer_of(name)
+        return layer is not None and self.layer_on_gpu(layer)
+
+    def layer_of(self, name: str) -> int | None:
+        """The layer that a weight goes with, the output being the last; None stays on the host."""
         if found := _BLOCK.match(name):
             layer = int(found[1])
-            if layer < self.cpu_moe and _EXPERTS.search(name):
-                return False
-            return self.layer_on_gpu(layer)
+            return None if layer < self.cpu_moe and _EXPERTS.search(name) else layer
         if name.startswith(_INPUT) and not name.endswith("#output"):
-            return False
+            return None
         # what has no layer number is loaded as part of the output or of layer 0
-        return self.layer_on_gpu(self.layers if name.startswith(self.output_names) else 0)
+        return self.layers if name.startswith(self.output_names) else 0
 
 
 def place(inspection: Inspection, gpu_layers: int, cpu_moe: int = 0, *, gpu: bool = True) -> Placement:
@@ -105,3 +109,17 @@ def weight_bytes(inspection: Inspection, placement: Placement) -> tuple[int, int
             elif inspection.architecture in TWICE:
                 on_host += size
     return on_gpu, on_host
+
+
+def gpu_weights(inspection: Inspection, cpu_moe: int = 0) -> list[int]:
+    """Bytes of weights on the GPU for each number of GPU layers, from 0 to all and the output."""
+    placement = place(inspection, inspection.layers + 1, cpu_moe)
+    held = [0] * (inspection.layers + 1)
+    for tensor in loaded(inspection):
+        names = [tensor.name]
+        if tensor.name == "token_embd.weight" and is_tied(inspection):
+            names.append("token_embd.weight#output")
+        for layer in map(placement.layer_of, names):
+            if layer is not None:
+                held[layer] += padded_bytes(tensor.type_name, tensor.dims[0], tensor.nbytes, on_gpu=True)
+    return [0, *accumulate(reversed(held))]

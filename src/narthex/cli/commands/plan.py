@@ -11,7 +11,7 @@ from narthex.errors import NarthexError
 from narthex.knobs import KnobValues, parse_knob
 from narthex.memory.plan import Device, MemoryPlan, plan_memory
 from narthex.models.inspection import Inspection
-from narthex.units import format_size, parse_size
+from narthex.units import MIB, format_size, parse_size
 
 if TYPE_CHECKING:
     from narthex.engines._base import DeviceBuffers
@@ -50,12 +50,16 @@ def command(
     inspection = inspect_file(path)
     knobs = _knobs(inspection, given)
     devices, gaps = _devices(vram)
-    calibration = None if vram else _calibration(inspection)
+    calibration, growth = (None, 0) if vram else _learned(inspection)
     options: dict[str, Any] = {
         "reserve_bytes": None if reserve is None else parse_size(reserve),
         "calibration": calibration,
+        "growth_bytes": growth,
     }
     plan = plan_memory(inspection, knobs, devices, **options)
+    server = None
+    if calibration is None:  # a calibration knows which kind of build it learned from
+        server = plan_memory(inspection, plan.knobs, devices, outputs="slots", **options)
     rows: tuple[FrontierRow, ...] = ()
     if given["num_ctx"] is None or given["gpu_layers"] is None:
         from narthex.memory.frontier import frontier
@@ -64,7 +68,7 @@ def command(
         rows = frontier(inspection, plan.knobs, devices, gpu_layers=layers, **options)
     buffers, failed = _witness(path, plan.knobs) if witness else ((), None)
     gaps = (*gaps, *plan.gaps, *([failed] if failed else []))
-    answer = Answer(plan, rows, buffers, gaps, calibration)
+    answer = Answer(plan, server, rows, buffers, gaps, calibration)
     if as_json:
         import msgspec
 
@@ -117,19 +121,24 @@ def _main_memory() -> tuple[int | None, int | None]:
         return None, None
 
 
-def _calibration(inspection: Inspection) -> Calibration | None:
-    """What earlier loads of this model taught, if there is a journal."""
+def _learned(inspection: Inspection) -> tuple[Calibration | None, int]:
+    """What earlier loads of this model taught, and the most that its soaks saw VRAM growing."""
     from narthex.paths import journal_path
 
     if not journal_path().exists():
-        return None
+        return None, 0
     from narthex.journal.journal import Journal
     from narthex.memory.calibrate import calibrate
 
     with Journal.open() as journal:
         predictions = journal.predictions(model_identity=inspection.identity)
+        studies = [
+            row for row in journal.studies() if row.model and row.model.identity == inspection.identity
+        ]
+        soaks = [soak for study in studies for soak in journal.soaks(study=study.id)]
     learned = calibrate(predictions)
-    return learned if learned.corrections else None
+    growth = max((soak.report.vram_growth_bytes or 0 for soak in soaks), default=0)
+    return (learned if learned.corrections else None), growth
 
 
 def _witness(path: Any, knobs: KnobValues) -> tuple[tuple[DeviceBuffers, ...], str | None]:
@@ -143,9 +152,14 @@ def _witness(path: Any, knobs: KnobValues) -> tuple[tuple[DeviceBuffers, ...], s
 
 
 class Answer(NamedTuple):
-    """The plan and what was found out beside it."""
+    """The plan and what was found out beside it.
+
+    ``server`` is the same setting in a llama-server that works out logits for its slots only; None where
+    earlier loads already told which kind of server this is.
+    """
 
     plan: MemoryPlan
+    server: MemoryPlan | None
     frontier: tuple[FrontierRow, ...]
     witness: tuple[DeviceBuffers, ...]
     gaps: tuple[str, ...]
@@ -167,6 +181,12 @@ def as_data(answer: Answer) -> dict[str, Any]:
         "bounds": list(plan.bounds),
         "frontier": list(answer.frontier),
         "witness": list(answer.witness),
+        "with_logits_for_slots_only": answer.server
+        and {
+            "compute_bytes": [device.compute_bytes for device in answer.server.devices],
+            "fits": answer.server.fits,
+            "margin_bytes": answer.server.margin_bytes,
+        },
         "calibrated_by": calibration and {"engine": calibration.engine_key, "loads": calibration.loads},
     }
 
@@ -192,11 +212,25 @@ def as_text(inspection: Inspection, answer: Answer, way_out: str) -> str:
     parts = [head, _table(table), _verdict(plan) + way_out]
     if answer.frontier:
         parts.append("Largest context that fits, by layers on the GPU\n" + _frontier_table(answer.frontier))
-    notes = [f"Overhead: {plan.overhead_source}.", *answer.gaps]
+    notes = [f"Overhead: {plan.overhead_source}.", *_server_note(plan, answer.server), *answer.gaps]
     if calibration:
         notes.insert(0, f"Corrected by {calibration.loads} loads of {calibration.engine_key}.")
     parts.append("\n".join(f"Note: {note}" for note in notes))
     return "\n\n".join(parts)
+
+
+def _server_note(plan: MemoryPlan, server: MemoryPlan | None) -> list[str]:
+    """What a llama-server that works out fewer logits would need, where that is much less."""
+    if server is None:
+        return []
+    less = plan.devices[0].compute_bytes - server.devices[0].compute_bytes
+    if less < MIB:
+        return []
+    fits = " and fits" if server.fits and plan.fits is False else ""
+    return [
+        f"Logits are planned for a whole micro-batch, as the engine's dry run does. A llama-server that "
+        f"works them out for its slots only needs {format_size(less)} less{fits}."
+    ]
 
 
 def _verdict(plan: MemoryPlan) -> str:
