@@ -22,7 +22,7 @@ def main() -> None:
     free, _ = torch.cuda.mem_get_info()
     block = torch.empty(free - keep, dtype=torch.uint8, device="cuda")
     free, _ = torch.cuda.mem_get_info()
-    print(f"{free // MIB} MiB are left; {block.nbytes // MIB} MiB are held until this program ends.", flush=True)
+    print(f"{free // MIB} MiB are left; {block.nbytes // MIB} MiB are held", flush=True)
     while True:
         time.sleep(3600)
 
