@@ -22,16 +22,18 @@ from narthex.trials.trial import TrialRecord
 
 CACHE_SHARES = (0.03, 0.1, 0.3)  # κ: from a 4k context of grouped-query attention to a long one
 COMPUTE_LAYERS = (0.3, 1.0, 3.0)  # γ: what 512 tokens of micro-batch take, in layers
-LAYERS_ONLY = 0.85  # that nothing but the layer count matters: layers so large that the rest is small
+LAYERS_ONLY = 0.8  # that nothing but the layer count matters: layers so large that the rest is small
+CACHE_ONLY = 0.10  # that a large cache decides, so that a smaller KV type makes everything fit
 TOP_FITS = 0.7  # chance that everything fits, before anything was tried
 NOTHING_FITS = 0.03
 TEXT_TRUST = 0.85  # that a failure's text names the buffer that made it fail
 ENGINE_TRUST = 0.9  # that what the engine itself placed still fits
+ROOM = (0.85, 1.05)  # layers differ in size, so a count worked out from one buffer may be off by so much
 _FLASH_OFF = 1.5  # compute buffers without flash attention
 
 _CACHE_FAILED = re.compile(r"kv.?cache|kv buffer", re.IGNORECASE)
 _COMPUTE_FAILED = re.compile(r"compute|graph", re.IGNORECASE)
-_WEIGHTS_FAILED = re.compile(r"load.{0,10}model|model buffer|load_tensors", re.IGNORECASE)
+_WEIGHTS_FAILED = re.compile(r"load.{0,10}model|model buffer|load_tensors|alloc_tensor", re.IGNORECASE)
 
 
 class Hypothesis(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,17 +80,19 @@ class Edge:
         good: Sequence[KnobValues],
         failed: Sequence[TrialRecord],
         placed: KnobValues | None,
+        free_bytes: int | None = None,
     ) -> None:
         self._top = all_layers
+        self._free_bytes = free_bytes
         self._ctx_scale = 1 / max(min_ctx, 1)
         times = [log_time(count) for count in range(all_layers + 1)]
         for count in range(all_layers - 1, -1, -1):  # more layers are never slower: noise must not say so
             times[count] = max(times[count], times[count + 1] + 1e-6)
         self._times = times
         self._hypotheses: list[tuple[Hypothesis, float, float, float]] = []
-        each = (1 - LAYERS_ONLY) / len(CACHE_SHARES) / len(COMPUTE_LAYERS)
+        each = (1 - LAYERS_ONLY - CACHE_ONLY) / len(CACHE_SHARES) / len(COMPUTE_LAYERS)
         sizes = [(cache, compute, each) for cache, compute in product(CACHE_SHARES, COMPUTE_LAYERS)]
-        sizes.append((0.0, 0.0, LAYERS_ONLY))
+        sizes += [(0.0, 0.0, LAYERS_ONLY), (max(CACHE_SHARES), 0.0, CACHE_ONLY)]
         for (cache, compute, share), text, engine in product(sizes, (True, False), (True, False)):
             trust = (TEXT_TRUST if text else 1 - TEXT_TRUST) * (ENGINE_TRUST if engine else 1 - ENGINE_TRUST)
             guess = Hypothesis(cache=cache, compute=compute, text=text, engine=engine, weight=share * trust)
@@ -133,6 +137,8 @@ class Edge:
                     low = max(low, guess.weights_of(knobs))
                 elif _WEIGHTS_FAILED.search(reason):
                     too_much = guess.weights_of(knobs)
+                    if room := self._room(record, too_much):
+                        low, too_much = max(low, room * ROOM[0]), room * ROOM[1]
             high = min(high, too_much)
         if low >= high:
             return
@@ -141,6 +147,13 @@ class Edge:
         )
         if mass > 0:
             self._hypotheses.append((guess, low, high, guess.weight * mass))
+
+    def _room(self, record: TrialRecord, weights: float) -> float | None:
+        """Layers that fit by the size of the buffer that did not; None where the text does not tell."""
+        asked = record.observation.requested_bytes
+        if not asked or not self._free_bytes or asked <= self._free_bytes:
+            return None
+        return weights * self._free_bytes / asked
 
     def _survival(self, guess: Hypothesis, need: float) -> float:
         """Prior chance that the limit is at least ``need``."""

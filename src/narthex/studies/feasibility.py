@@ -104,6 +104,7 @@ class Feasibility:
             log_time=self._log_time,
             good=self._good,
             failed=self._failed,
+            free_bytes=self._space.free_bytes,
             placed=max(self._placed, key=lambda knobs: knobs.gpu_layers or 0, default=None),
         )
 

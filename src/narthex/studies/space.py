@@ -16,6 +16,7 @@ from narthex.knobs import KnobValues
 from narthex.studies.records import Question
 from narthex.trials.replay import Recording
 from narthex.trials.trial import TrialRecord, Turn
+from narthex.units import MIB
 
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """Bytes an element of the KV cache: 32 elements take 34 bytes in q8_0, 18 in q4_0 (ggml-common.h)."""
@@ -58,7 +59,14 @@ class Space(msgspec.Struct, frozen=True, kw_only=True):
     engine_comparable: bool = True
     engine_known: bool = True
     recorded: bool = False
+    free_bytes: int | None = None  # what the engine may take of the card, where there is no plan
     layer_shares: tuple[float, ...] = ()  # CPU share by number of GPU layers; empty: all layers alike
+
+    @property
+    def doubt(self) -> float:
+        """How many standard deviations better than predicted a setting may turn out. A load from a
+        recording takes no time and a recorded point is one noisy measurement, so more is hoped for there."""
+        return 1.2 if self.recorded else 1.0
 
     @property
     def has_gpu(self) -> bool:
@@ -113,7 +121,7 @@ def layer_share(gpu_layers: int, all_layers: int) -> float:
 def space_of_recording(recording: Recording, question: Question) -> Space:
     """What a recording can answer at the question's depth. Raises UsageError where that is nothing."""
     depth, allowed = question.turn.depth, question.allow_kv
-    if depth not in recording.depths:
+    if not recording.settings(depth):
         known = ", ".join(str(value) for value in recording.depths) or "none"
         raise UsageError(
             f"The recording of {recording.model} has no point at depth {depth}.",
@@ -143,6 +151,7 @@ def space_of_recording(recording: Recording, question: Question) -> Space:
         engine_comparable=False,
         engine_known=recording.placement(num_ctx) is not None,
         recorded=True,
+        free_bytes=int(recording.gpu_free_mib * MIB) if recording.gpu_free_mib else None,
     )
 
 

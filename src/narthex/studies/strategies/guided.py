@@ -23,6 +23,8 @@ from narthex.trials.trial import TrialRecord
 
 RANDOM_EVERY = 8  # one load in so many goes to a random setting, so that a wrong model is found out
 SURE = 0.95  # a setting this likely to fit is as good as sure
+RECORDED_CHANCE = 0.05  # settings of a recording less likely to fit than this are left out
+STEP_WORTH = 0.9  # a step down is taken where it brings at least this share of the best load
 RANDOM_CHANCE = 0.5  # … among those that are more likely to fit than not
 
 
@@ -33,7 +35,7 @@ class Rated(msgspec.Struct, frozen=True, kw_only=True):
     prediction: Prediction
     chance: float
     gain: float  # expected improvement on the best so far, if it fits
-    hope: float  # improvement if all goes one standard deviation better than expected
+    hope: float  # improvement if all goes as much better than expected as may well be
 
     @property
     def worth(self) -> float:
@@ -101,12 +103,15 @@ def rate(question: Question, space: Space, history: Sequence[TrialRecord]) -> li
     else:
         base = None
     predictions = [(candidate, model.predict(candidate)) for candidate in left]
+    least = stopping.LEAST_CHANCE
+    if space.recorded:  # its loads take no time: while nothing has worked, any chance is worth one
+        least = RECORDED_CHANCE if base is not None else 0.0
     if base is None:
         base = _ground(question, predictions)
     rows = []
     for candidate, prediction in predictions:
         chance = feasibility.chance(candidate)
-        if chance < stopping.LEAST_CHANCE:
+        if chance <= 0.0 or chance < least:
             continue
         value = utility(question, candidate.knobs, prediction.turn_s, prediction.decode_tps)
         rows.append(
@@ -115,7 +120,7 @@ def rate(question: Question, space: Space, history: Sequence[TrialRecord]) -> li
                 prediction=prediction,
                 chance=chance,
                 gain=expected_improvement(value - base, prediction.sigma),
-                hope=value + prediction.sigma - base,
+                hope=value + space.doubt * prediction.sigma - base,
             )
         )
     return rows
@@ -148,6 +153,9 @@ def _back_off(
     failed = history[-1]
     tried = [record.trial.knobs for record in history]
     floor = question.min_ctx or 0
+    # Where something works already, a step down from a failed side way must not cost a better load.
+    found_one = best_record(question, space.comparable(history)) is not None
+    enough = STEP_WORTH * max(row.worth for row in rated) if found_one and space.recorded else 0.0
     worth = {row.candidate.knobs: row for row in rated}
     for word in question.backoff_order:
         found = backoff.steps(failed.trial.knobs, space, (word,), floor, tried)
@@ -160,6 +168,8 @@ def _back_off(
         rows = [row for row in rows if row.hope > stopping.WORTH]
         if rows:
             best = max(rows, key=_order)
+            if best.worth < enough:
+                continue
             why = backoff.explain(failed.trial.knobs, best.candidate.knobs, failed.observation.outcome)
             return Proposal(knobs=best.candidate.knobs, why=f"backing off, {why}")
     return None
