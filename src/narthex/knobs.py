@@ -170,6 +170,7 @@ def parse_knob(name: str, text: str, *, layers: int | None = None) -> Any:
         return None
     if not word.isdecimal() or int(word) < knob.minimum or int(word) >= 2**31:
         raise UsageError(
-            f"{knob.flag} can't be «{text}».", hint=f"Give a whole number of {knob.minimum} or more."
+            f"{knob.flag} can't be «{text}».",
+            hint=f"Give a whole number from {knob.minimum} to {2**31 - 1:,}.",
         )
     return int(word)

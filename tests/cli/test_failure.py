@@ -40,7 +40,7 @@ def every_error() -> list[type[NarthexError]]:
     kinds = [NarthexError]
     for kind in kinds:
         kinds.extend(kind.__subclasses__())
-    return kinds
+    return [kind for kind in kinds if kind.__module__ == errors.__name__]
 
 
 @pytest.mark.parametrize("kind", every_error())
@@ -144,3 +144,40 @@ def test_being_ended_takes_the_way_of_ctrl_c(number: signal.Signals) -> None:
     assert out == "cleaned up\n"
     assert "interrupted" in err
     assert child.returncode == ExitCode.INTERRUPTED
+
+
+def test_a_full_disk_under_stdout_is_no_fault_of_narthex() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "narthex", "settings"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == ExitCode.FAILURE
+    assert b"The disk is full" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closing", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_fault_of_narthex(closing: str) -> None:
+    narthex = f"{sys.executable} -m narthex"
+    assert subprocess.run(f"{narthex} settings {closing}", shell=True, check=False).returncode == ExitCode.OK
+    wrong = subprocess.run(f"{narthex} inspect nowhere.gguf {closing}", shell=True, check=False)
+    assert wrong.returncode == ExitCode.BAD_MODEL
+
+
+def test_a_file_does_not_take_the_place_of_a_closed_stdout(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    subprocess.run(
+        "$NARTHEX journal note first >&-; $NARTHEX journal export --all >&-",
+        shell=True,
+        check=True,
+        env={**os.environ, "NARTHEX_DATA": str(data), "NARTHEX": f"{sys.executable} -m narthex"},
+    )
+    assert (data / "journal.db").read_bytes().startswith(b"SQLite format 3")
+
+
+def test_the_exit_code_counts_where_stderr_is_full() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "narthex", "inspect", "nowhere.gguf"], stderr=full, check=False
+        )
+    assert done.returncode == ExitCode.BAD_MODEL

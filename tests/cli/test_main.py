@@ -93,3 +93,10 @@ def test_tab_completes_verbs_without_importing_them() -> None:
 def test_tab_completes_flags_of_a_verb() -> None:
     answer = narthex(_NARTHEX_COMPLETE="bash_complete", COMP_WORDS="narthex settings --j", COMP_CWORD="2")
     assert answer.stdout.split() == ["plain,--json"]
+
+
+def test_tab_completes_the_words_of_a_knob_and_leaves_files_to_the_shell() -> None:
+    words = narthex(_NARTHEX_COMPLETE="bash_complete", COMP_WORDS="narthex plan --kv-type q", COMP_CWORD="3")
+    assert words.stdout.split() == ["plain,q8_0", "plain,q4_0"]
+    model = narthex(_NARTHEX_COMPLETE="bash_complete", COMP_WORDS="narthex inspect mod", COMP_CWORD="2")
+    assert model.stdout.split() == ["file,mod"]

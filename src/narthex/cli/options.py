@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from narthex.knobs import BY_NAME
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -16,7 +19,26 @@ def knob_option(name: str, **extra: Any) -> Callable[[F], F]:
     """The flag of one knob; its value arrives as text, to be read by ``parse_knob``."""
     knob = BY_NAME[name]
     metavar = "|".join(knob.choices) if knob.choices else "N|max" if knob.kind == "layers" else "N"
-    return click.option(knob.flag, name, metavar=metavar, help=knob.help, **extra)
+    return click.option(
+        knob.flag,
+        name,
+        metavar=metavar,
+        help=knob.help,
+        shell_complete=lambda ctx, param, typed: [word for word in knob.choices if word.startswith(typed)],
+        **extra,
+    )
+
+
+def model_argument(function: F) -> F:
+    """``MODEL``: a file, which Tab completes, or «demo»."""
+    return click.argument("model", shell_complete=_offer_files)(function)
+
+
+def _offer_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Tab completes the names of files."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
 
 
 def json_option(function: F) -> F:

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from narthex.cli.options import json_option
+from narthex.cli.options import json_option, model_argument
 from narthex.models.header import printable
 from narthex.models.inspection import AttentionKind, Inspection, LayerShape
 from narthex.units import format_size
 
 
 @click.command()
-@click.argument("model")
+@model_argument
 @json_option
 def command(model: str, as_json: bool) -> None:
     """What the header of a model file says. The weights are not read.
