@@ -11,7 +11,7 @@ from narthex.engines.llama_find import find_engine, find_engines, survey
 from narthex.errors import EngineNotFound, ExitCode
 
 Script = Callable[[str], Path]
-WORKS = 'case "$*" in --version) echo "version: NUMBER (abc)";; --help) echo "-ngl, --gpu-layers N";; esac'
+WORKS = 'case "$*" in --version) echo "version: NUMBER (abc)";; --help) echo "-m, --model FNAME";; esac'
 
 
 @pytest.fixture(autouse=True)
@@ -108,8 +108,8 @@ def test_no_engine_is_an_error_with_a_way_out(tmp_path: Path) -> None:
 def test_an_ollama_install_gets_the_gpu_backend_that_works(script: Script) -> None:
     """Its backends lie in folders below; the newest here does not load on this machine."""
     listing = 'echo "  CUDA0: NVIDIA RTX (20475 MiB, 19950 MiB free)"'
-    flags = '--help) printf -- "--list-devices  list\\n";;'
-    answer = works(2000).replace('--help) echo "-ngl, --gpu-layers N";;', flags)
+    flags = '--help) printf -- "--list-devices  list\\n-m, --model FNAME\\n";;'
+    answer = works(2000).replace('--help) echo "-m, --model FNAME";;', flags)
     devices = f'*--list-devices) [[ "$GGML_BACKEND_PATH" == */cuda_v12/* ]] && {listing}; true;; esac'
     folder = place(script(answer.replace("esac", devices)), Path.home() / ".ollama/lib/ollama").parent
     for variant in ("cuda_v13", "cuda_v12", "vulkan"):

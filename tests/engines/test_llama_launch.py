@@ -19,6 +19,7 @@ import pytest
 from narthex.engines._base import Engine, Failure, LaunchFailed, RunningEngine
 from narthex.engines.companions import listeners
 from narthex.engines.llama_launch import free_port, launch
+from narthex.engines.llama_running import STOP_S
 from narthex.engines.llama_server import explain_exit, probe
 from narthex.engines.oom import oom_kills
 from narthex.knobs import KnobValues
@@ -182,6 +183,18 @@ def test_somebodys_kill_is_no_memory_failure(
         assert failure is not None
         assert (failure.outcome, failure.exit_code) == (Outcome.CRASHED, -signal.SIGKILL)
         assert "from outside" in failure.line
+
+
+def test_ctrl_c_does_not_wait_for_a_server_that_will_not_go(
+    engine: Engine, gemma: Path, knobs: KnobValues, tmp_path: Path
+) -> None:
+    server = launch(engine, gemma, knobs, log_dir=tmp_path)
+    os.kill(server.pid, signal.SIGSTOP)  # SIGTERM waits, SIGKILL does not
+    server.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    stopped = server.stop()
+    assert not stopped.gentle
+    assert stopped.seconds < STOP_S / 2
+    assert not server.alive()
 
 
 def test_a_crash_of_a_running_server_is_told(

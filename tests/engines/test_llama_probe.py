@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from narthex.engines import llama_probe
 from narthex.engines._base import Engine, EngineDevice
 from narthex.engines.llama_probe import (
     CannotRun,
@@ -113,7 +114,7 @@ def test_a_binary_for_another_machine_tells_why(tmp_path: Path) -> None:
 
 def test_a_build_without_a_device_list_is_used_with_a_gap(script: Callable[[str], Path]) -> None:
     path = script(
-        'case "$*" in --version) echo "version: 3000 (abc)";; --help) echo "-ngl, --gpu-layers N";; esac'
+        'case "$*" in --version) echo "version: 3000 (abc)";; --help) echo "-m,    --model FNAME";; esac'
     )
     engine = probe(path, "flag")
     assert engine.build == "b3000"
@@ -129,3 +130,25 @@ def test_settings_from_the_users_environment_do_not_reach_the_engine(monkeypatch
     assert passed["CUDA_VISIBLE_DEVICES"] == "1"
     assert passed["EXTRA"] == "yes"
     assert "LLAMA_ARG_N_GPU_LAYERS" in left_out()[0]
+
+
+def test_a_long_flag_far_behind_its_short_form_is_read() -> None:
+    help_text = "-m,    --model FNAME     model path to load\n-c,    --ctx-size N       size of the context\n"
+    assert {"-m", "--model", "-c", "--ctx-size"} == read_flags(help_text)
+
+
+@pytest.mark.parametrize("program", ["/bin/ls", "/bin/true"])
+def test_another_program_is_not_taken_for_an_engine(program: str) -> None:
+    with pytest.raises(CannotRun, match="is not a llama-server"):
+        probe(program, "flag")
+
+
+def test_a_binary_that_hangs_is_given_up_with_its_children(
+    script: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(llama_probe, "PROBE_S", 0.5)
+    note = tmp_path / "pid"
+    path = script(f"trap '' TERM; sleep 600 & echo $! > {note}; wait")
+    with pytest.raises(CannotRun, match="did not answer --version"):
+        probe(path, "flag")
+    assert not Path(f"/proc/{note.read_text().strip()}").exists()

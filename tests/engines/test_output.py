@@ -64,3 +64,12 @@ def test_waiting_ends_with_the_next_line() -> None:
     output.feed(b"one\n")
     assert output.wait(0, 10) == 1
     assert output.wait(1, 0.01) == 1
+
+
+def test_a_folder_that_cannot_be_written_to_costs_the_file_only(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    output = Output(blocked / "engine.log")
+    output.feed(b"a line\n")
+    output.close()
+    assert output.head() == ["a line"]

@@ -38,6 +38,17 @@ def test_the_engines_own_work_is_not_the_work_of_others() -> None:
     assert beside_idle > beside_busy + 0.1
 
 
+def test_work_of_an_engine_that_ended_is_not_the_work_of_others() -> None:
+    spin = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    with Sampler(spin.pid, interval_s=0.2) as sampler:
+        time.sleep(0.5)
+        spin.kill()
+        spin.wait()
+        time.sleep(0.5)
+    cores = os.cpu_count() or 1
+    assert all(sample.other_cpus is None or sample.other_cpus < cores + 0.5 for sample in sampler.series())
+
+
 def test_growing_memory_shows() -> None:
     words = "import time; a = []\nfor _ in range(40): a.append(b'x' * 2**20); time.sleep(0.01)\ntime.sleep(9)"
     with subprocess.Popen([sys.executable, "-c", words]) as process:

