@@ -84,3 +84,8 @@ def test_a_cache_that_can_not_be_written_is_told(
     with pytest.raises(ModelFileError, match="could not be written") as caught:
         find_model("demo")
     assert "253 MB" in caught.value.hint
+
+
+def test_an_empty_name_is_said_to_be_empty() -> None:
+    with pytest.raises(ModelFileError, match="name is empty"):
+        find_model("")

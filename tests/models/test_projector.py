@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -53,4 +54,9 @@ def test_a_projector_that_feeds_several_layers_is_taken(model: Path, tmp_path: P
 def test_a_file_that_is_only_called_so_is_not_taken(model: Path, tmp_path: Path) -> None:
     (tmp_path / "mmproj-broken.gguf").write_bytes(b"no")
     write_gguf(tmp_path / "mmproj-not.gguf", {"general.architecture": "llama"})
+    assert inspect_file(model).projector is None
+
+
+def test_a_pipe_beside_the_model_is_not_opened(model: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "neighbour.gguf")
     assert inspect_file(model).projector is None

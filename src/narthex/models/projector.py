@@ -22,7 +22,10 @@ def find_projector(model: Path, embedding_length: int | None) -> str | None:
     """
     try:
         with os.scandir(model.parent) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.lower().endswith(_SUFFIX))
+            # only regular files: to open a pipe of that name would wait for ever
+            names = sorted(
+                entry.name for entry in entries if entry.name.lower().endswith(_SUFFIX) and entry.is_file()
+            )
     except OSError:
         return None
     own = model.name.lower()
