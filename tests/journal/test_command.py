@@ -130,3 +130,32 @@ def test_a_note_is_kept_and_shown_with_its_study(study: str, capsys: pytest.Capt
 def test_an_empty_note_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("note", "  ") == ExitCode.USAGE
     assert "empty" in capsys.readouterr().err
+
+
+def test_what_belongs_to_no_study_is_shown(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with Journal.open() as journal:
+        journal.append_trial(None, trial_record(7))
+        journal.append_note("a remark of mine")
+    assert call("list") == ExitCode.OK
+    assert "narthex journal show manual" in capsys.readouterr().err
+    assert call("show", "manual") == ExitCode.OK
+    out = capsys.readouterr().out
+    assert "note: a remark of mine" in out
+    assert out.count("trial (") == 1
+    assert call("show", "manual", "--json") == ExitCode.OK
+    data = json.loads(capsys.readouterr().out)
+    assert [len(data[name]) for name in ("trials", "soaks", "notes")] == [1, 0, 1]
+
+
+def test_nothing_of_no_study_is_said_so(study: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call("list")
+    assert "manual" not in capsys.readouterr().err
+    assert call("show", "manual") == ExitCode.OK
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "no trial by hand" in err
+
+
+def test_an_empty_journal_has_no_last_study_and_says_how_to_begin(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("show", "last") == ExitCode.JOURNAL
+    assert "narthex tune MODEL" in capsys.readouterr().err

@@ -113,6 +113,15 @@ def test_a_journal_that_does_not_fit_on_the_disk_is_not_half_made(small_disk: Pa
     assert not [file for file in small_disk.iterdir() if "new" in file.name or file == path]
 
 
+def test_a_disk_that_is_full_before_the_journal_is_opened_is_said_so(small_disk: Path) -> None:
+    path = small_disk / "journal.db"
+    with Journal.open(path) as journal:
+        _begin(journal)
+    _fill_up(small_disk)
+    with pytest.raises(JournalError, match="The disk is full"):
+        Journal.open(path)
+
+
 def test_a_file_that_may_not_grow_is_an_error_in_words(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     with Journal.open(path) as journal:
@@ -146,6 +155,8 @@ def test_a_journal_in_a_read_only_folder_can_be_read_and_says_why_it_cannot_be_w
             with pytest.raises(JournalError, match="can't be written to") as caught:
                 journal.append_trial(study, trial_record(2))
             assert "NARTHEX_DATA" in caught.value.hint
+            with pytest.raises(JournalError, match="can't be written to"):
+                journal.must_be_writable()
             with pytest.raises(JournalError, match="can't be written to"), journal.lock_study("key"):
                 pass
         with pytest.raises(JournalError, match="can't be written to"):

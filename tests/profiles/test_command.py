@@ -145,6 +145,22 @@ def test_export_prints_only_the_text_and_warns_beside_it(capsys: pytest.CaptureF
     assert capsys.readouterr().out.startswith("llama-server --model")
 
 
+@pytest.mark.engine
+def test_export_says_where_the_engine_is_when_the_shell_would_not_find_it(
+    engine_binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(profile(soak_s=150))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("NARTHEX_LLAMA_SERVER", str(engine_binary))
+    assert call("export", "demo-7b") == ExitCode.OK
+    out, err = capsys.readouterr()
+    assert out.startswith("llama-server --model")
+    assert f"not on your PATH. This one was found here: {engine_binary}" in err
+    monkeypatch.setenv("PATH", str(engine_binary.parent))
+    assert call("export", "demo-7b") == ExitCode.OK
+    assert capsys.readouterr().err == ""
+
+
 def test_an_unknown_format_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("export", "demo-7b", "--format", "yaml") == ExitCode.USAGE
     assert "modelfile" in capsys.readouterr().err

@@ -176,9 +176,19 @@ _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _FORBIDDEN = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH)
 
 
+def _is_full(path: Path) -> bool:
+    """Whether nothing more fits beside the journal. SQLite calls it an I/O error when the index of the
+    write-ahead log, of 32 KiB, finds no room."""
+    try:
+        room = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < 64 * 1024
+
+
 def _explain(path: Path, code: int, why: str) -> tuple[str, str]:
     """Message and hint for one SQLite result code."""
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(path)):
         return (
             f"The disk is full: the journal at {path} could not be written ({why}).",
             "Free some space and run the same command again; what was journaled before is safe.",

@@ -46,6 +46,11 @@ class Journal:
         connection, gaps = open_database(chosen, busy_timeout_s=busy_timeout_s)
         return cls(chosen, connection, gaps)
 
+    def must_be_writable(self) -> None:
+        """JournalError where it can only be read: asked before minutes of measuring, not after them."""
+        with self._writing() as db:
+            db.execute("INSERT INTO notes SELECT * FROM notes WHERE 0")  # no row, but the right to write one
+
     def close(self) -> None:
         """Close it. Safe to call twice."""
         self._db.close()
@@ -136,7 +141,7 @@ class Journal:
         if text == "last":
             matches = everything[:1]
         if not matches or not text:
-            raise _no_study(text)
+            raise _no_study(text, empty=not everything)
         if len(matches) > 1 and matches[0].id != text:
             raise JournalError(
                 f"«{text}» is the beginning of {len(matches)} studies.",
@@ -253,5 +258,7 @@ def _new_id() -> str:
     return f"{time.strftime('%Y%m%d')}-{secrets.token_hex(3)}"
 
 
-def _no_study(text: str) -> JournalError:
+def _no_study(text: str, *, empty: bool = False) -> JournalError:
+    if empty:
+        return JournalError("The journal holds no study yet.", hint="«narthex tune MODEL» begins one.")
     return JournalError(f"The journal has no study «{text}».", hint="«narthex journal list» shows them all.")

@@ -129,8 +129,9 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
     try:
         content = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise UsageError(
-            f"The prompts in «{path}» can't be read: {error}.",
+            f"The prompts in «{path}» can't be read: {why}.",
             hint="Give a text file in UTF-8, or JSON lines.",
         ) from error
     first = content.lstrip()[:1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -10,10 +11,13 @@ import msgspec
 
 from narthex.cli.options import json_option
 from narthex.errors import UsageError
-from narthex.journal.export import journal_document, study_document
+from narthex.journal.export import journal_document, study_document, trial_document
 from narthex.journal.journal import Journal
-from narthex.journal.rows import StudyRow
+from narthex.journal.rows import DecisionRow, NoteRow, SoakRow, StudyRow
 from narthex.trials.trial import TrialRecord
+
+
+MANUAL = "manual"  # the word for what belongs to no study: trials by hand, soaks, notes
 
 
 @click.group()
@@ -27,25 +31,34 @@ def list_(as_json: bool) -> None:
     """All studies, newest first."""
     with _open() as journal:
         rows = journal.studies()
+        loose = any(_loose(journal).values())
     if as_json:
         _print_json([_summary(row) for row in rows])
     elif not rows:
         click.echo("The journal holds no study yet. «narthex tune MODEL» begins one.", err=True)
     else:
         click.echo(_table(rows))
+    if loose and not as_json:
+        click.echo(f"Trials by hand and notes of no study: «narthex journal show {MANUAL}».", err=True)
 
 
 @command.command()
 @click.argument("study")
 @json_option
 def show(study: str, as_json: bool) -> None:
-    """One study: its steps and trials in time order. STUDY is an id, the beginning of one, or «last»."""
+    """One study: its steps and trials in time order. STUDY is an id, the beginning of one, or «last».
+
+    «manual» shows what belongs to no study: trials by hand, soaks and notes.
+    """
     with _open() as journal:
+        if study == MANUAL:
+            _show_loose(journal, as_json)
+            return
         row = journal.find_study(study)
         if as_json:
             _print_json(study_document(journal, row))
         else:
-            click.echo("\n".join([*_head(row), "", *_history(journal, row), "", _end(row)]))
+            click.echo("\n".join([*_head(row), "", *_study_history(journal, row), "", _end(row)]))
 
 
 @command.command()
@@ -138,16 +151,49 @@ def _head(row: StudyRow) -> list[str]:
     return lines
 
 
-def _history(journal: Journal, row: StudyRow) -> list[str]:
+def _loose(journal: Journal) -> dict[str, list[Any]]:
+    """What belongs to no study."""
+    return {
+        "trials": journal.trials(None),
+        "soaks": [row for row in journal.soaks() if row.study is None],
+        "notes": [row for row in journal.notes() if row.study is None],
+    }
+
+
+def _show_loose(journal: Journal, as_json: bool) -> None:
+    found = _loose(journal)
+    if as_json:
+        _print_json({**found, "trials": [trial_document(record) for record in found["trials"]]})
+    elif any(found.values()):
+        click.echo("\n".join(_history(**found, clock=_moment)))
+    else:
+        click.echo("The journal holds no trial by hand and no note of no study.", err=True)
+
+
+def _study_history(journal: Journal, row: StudyRow) -> list[str]:
+    return _history(
+        journal.trials(row.id), journal.soaks(row.id), journal.notes(row.id), journal.decisions(row.id)
+    )
+
+
+def _history(
+    trials: Sequence[TrialRecord],
+    soaks: Sequence[SoakRow],
+    notes: Sequence[NoteRow],
+    decisions: Sequence[DecisionRow] = (),
+    *,
+    clock: Callable[[float], str] | None = None,
+) -> list[str]:
     """Steps, trials, soaks and notes, each at the moment it was written, with its reasons."""
     from narthex.views.text import observation_words, soak_words, wrap
 
+    clock = clock or _clock
     events: list[tuple[float, str]] = []
-    for step in journal.decisions(row.id):
+    for step in decisions:
         evidence = f" [evidence: {step.evidence}]" if step.evidence else ""
         knobs = f" → {step.knobs.describe()}" if step.knobs else ""
         events.append((step.at, f"{step.kind}: {step.text}{knobs}{evidence}"))
-    for record in journal.trials(row.id):
+    for record in trials:
         events.append(
             (
                 _ended(record),
@@ -155,12 +201,10 @@ def _history(journal: Journal, row: StudyRow) -> list[str]:
                 + observation_words(record.observation),
             )
         )
-    events += [
-        (one.at, f"soak {one.knobs.describe()}: {soak_words(one.report)}") for one in journal.soaks(row.id)
-    ]
-    events += [(remark.at, f"note: {remark.text}") for remark in journal.notes(row.id)]
+    events += [(one.at, f"soak {one.knobs.describe()}: {soak_words(one.report)}") for one in soaks]
+    events += [(remark.at, f"note: {remark.text}") for remark in notes]
     events.sort(key=lambda event: event[0])
-    return [wrap(f"{_clock(at)}  {text}", indent=10) for at, text in events]
+    return [wrap(f"{clock(at)}  {text}", indent=10) for at, text in events]
 
 
 def _ended(record: TrialRecord) -> float:

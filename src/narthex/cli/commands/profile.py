@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,8 @@ def export_(name: str, form: str) -> None:
     click.echo(export(profile, form), nl=False)
     if not profile.proven:
         click.echo("narthex: this profile is not proven by a soak.", err=True)
+    if form in ("llama-server", "env") and (path := _unlisted(profile)):
+        click.echo(f"narthex: llama-server is not on your PATH. This one was found here: {path}", err=True)
 
 
 @command.command()
@@ -88,12 +91,21 @@ def verify(name: str, engine_path: str | None, as_json: bool) -> int:
     """Prove a profile again, in one load. Exit code 0: it holds; 1: it does not."""
     with _open() as journal:
         profile = load_profile(journal, name)
+        journal.must_be_writable()
         verification = _verify(journal, profile, engine_path)
     if as_json:
         _print_json({"profile": profile.name, **msgspec.to_builtins(verification)})
     else:
         click.echo(verification.text)
     return int(ExitCode.OK if verification.holds else ExitCode.FAILURE)
+
+
+def _unlisted(profile: Profile) -> str | None:
+    """Where the profile's engine lies, if a shell would not find it by its name."""
+    if shutil.which(profile.engine_kind):
+        return None
+    engine = engine_for(profile, _World().engines(profile.engine_args))
+    return engine.path if engine else None
 
 
 def _verify(journal: Journal, profile: Profile, engine_path: str | None) -> Verification:
@@ -138,7 +150,7 @@ class _World:
         self._models: dict[str, Inspection | None] = {}
 
     def changes(self, profile: Profile) -> tuple[str, ...]:
-        engine = engine_for(profile, self._found_engines(profile.engine_args))
+        engine = engine_for(profile, self.engines(profile.engine_args))
         return changes(profile, engine, self._machine(), self._model(profile.model.path))
 
     def _machine(self) -> HostFacts:
@@ -147,7 +159,8 @@ class _World:
         self._host = self._host or collect_host(processes=False)
         return self._host
 
-    def _found_engines(self, extra_args: tuple[str, ...]) -> list[Engine]:
+    def engines(self, extra_args: tuple[str, ...]) -> list[Engine]:
+        """Those on this machine."""
         from narthex.engines.llama_server import find_engines
 
         if extra_args not in self._engines:

@@ -40,6 +40,7 @@ def command(
     if seconds <= 0:
         raise UsageError("A soak of no length proves nothing.", hint="Give a time, as --for 30m.")
     with Journal.open() as journal:
+        journal.must_be_writable()
         stored = load_profile(journal, profile)
         report = _soak(stored, seconds, engine_path, plain)
         stored = add_soak(journal, stored, report)
@@ -84,4 +85,5 @@ def _words(profile: Profile, report: SoakReport) -> str:
 
     proof = "proven" if profile.proven else "not proven"
     total = f"{profile.name}: {proof}, {format_duration(profile.soak_s)} of soak in all."
-    return f"{wrap(soak_words(report).capitalize())}\n{total}"
+    words = soak_words(report)
+    return f"{wrap(words[:1].upper() + words[1:])}\n{total}"

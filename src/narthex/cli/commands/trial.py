@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from narthex import paths, settings
-from narthex.cli.options import json_option, plain_option
+from narthex.cli.options import json_option, model_argument, plain_option
 from narthex.errors import ExitCode, UsageError
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@model_argument
 @click.option("--set", "words", multiple=True, metavar="KNOB=VALUE", help="Turn a knob, as gpu_layers=40.")
 @click.option("--from", "start_from", metavar="PROFILE", help="Start from a profile, not the last trial.")
 @click.option("--many", is_flag=True, help="Allow more than one turned knob.")
@@ -63,6 +63,7 @@ def command(
     inspection = inspect_file(path)
     changes = read_settings(words, layers=inspection.layers)
     with Journal.open() as journal:
+        journal.must_be_writable()
         start = _start(journal, inspection, start_from)
         engine = find_engine(given["engine_path"], given["engine_args"] or start.engine_args)
         host = collect_host()
@@ -82,8 +83,11 @@ def command(
         )
         bench = _Bench(inspection=inspection, engine=engine, host=host, prompts=prompts)
         plan, record = _measure(journal, bench, trial, given["plain"])
-    found = _Result(base=base, start=start, plan=plan, record=record)
-    click.echo(_as_json(found) if as_json else _as_text(found))
+        found = _Result(base=base, start=start, plan=plan, record=record)
+        try:
+            _keep(journal, bench, record)
+        finally:  # what was measured is shown, also where the disk is full by now
+            click.echo(_as_json(found) if as_json else _as_text(found))
     return int(ExitCode.OK if record.observation.outcome is Outcome.DONE else ExitCode.FAILURE)
 
 
@@ -198,10 +202,9 @@ def _turn(given: dict[str, Any], start: _Start, prompts: Prompts, knobs: KnobVal
 def _measure(
     journal: Journal, bench: _Bench, trial: Trial, plain: bool | None
 ) -> tuple[MemoryPlan, TrialRecord]:
-    """Run it and write it down, with prediction and reality side by side."""
+    """What the plan says, and what it is."""
     from narthex.memory.calibrate import calibrate
     from narthex.memory.plan import plan_memory
-    from narthex.trials.ledger import predictions
     from narthex.trials.runner import EngineRunner
     from narthex.views.progress import Progress
     from narthex.views.text import observation_words
@@ -214,17 +217,24 @@ def _measure(
         engine, path, inspection, log_dir=paths.state_dir() / "engine", prompts=bench.prompts
     )
     with Progress(f"{inspection.name}: one trial of {trial.knobs.describe()}", 1, plain=plain) as progress:
-        progress.trial(1, trial.knobs.describe(), _plan_words(plan))
+        progress.trial(1, trial.knobs.describe(), f"planned: {_plan_words(plan)}")
         began, clock = time.time(), time.monotonic()
         observation = runner.run(trial, progress.watch)
         record = TrialRecord(
             trial=trial, observation=observation, started_at=began, seconds=time.monotonic() - clock
         )
         progress.done(observation_words(observation))
-    journal.append_trial(None, record)
-    for row in predictions(inspection, devices, trial, observation):
-        journal.append_prediction(None, row)
     return plan, record
+
+
+def _keep(journal: Journal, bench: _Bench, record: TrialRecord) -> None:
+    """Write it down, with prediction and reality side by side."""
+    from narthex.trials.ledger import predictions
+
+    journal.append_trial(None, record)
+    devices = _devices(bench.engine, bench.host)
+    for row in predictions(bench.inspection, devices, record.trial, record.observation):
+        journal.append_prediction(None, row)
 
 
 def _devices(engine: Engine, host: HostFacts) -> tuple[Device, ...]:
@@ -289,6 +299,8 @@ def _as_text(found: _Result) -> str:
         *(("doubt", text) for text in seen.doubts),
         *(("gap", text) for text in seen.gaps),
     ]
+    if seen.outcome is not Outcome.DONE:
+        rows.append(("log", f"the engine's own words: the newest file in {paths.state_dir() / 'engine'}"))
     lines = [found.record.trial.model.name]
     lines += [wrap(f"  {name:<8} {text}", indent=11) for name, text in rows]
     return "\n".join(lines)
@@ -299,7 +311,7 @@ def _plan_words(plan: MemoryPlan) -> str:
     if plan.margin_bytes is not None and plan.fits is not None:
         left = format_size(abs(plan.margin_bytes))
         parts.append(f"fits, {left} to spare" if plan.margin_bytes >= 0 else f"does not fit by {left}")
-    return "planned: " + " · ".join(parts)
+    return " · ".join(parts)
 
 
 def _measured(found: _Result) -> list[tuple[str, str]]:
@@ -340,4 +352,6 @@ def _compared(found: _Result) -> str:
     change = 1 - now / then
     if abs(change) <= TIE:
         return ", the same as the last trial within 2 %"
+    if now > 2 * then:
+        return f", {now / then:.1f} times as long as in the last trial"
     return f", {abs(change):.0%} {'faster' if change > 0 else 'slower'} than the last trial"
