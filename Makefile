@@ -32,6 +32,7 @@ install: $(VENV)/.embedded
 demo: $(VENV)/.embedded
 	@mkdir -p demo
 	$(BIN)/narthex tune demo --demo --report demo/report.html
+	@echo "Look at it: demo/report.html. To have «narthex» in this shell: . $(BIN)/activate"
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py

@@ -42,6 +42,16 @@ def test_a_baseline_that_cannot_be_compared_is_not_compared() -> None:
     assert best[0].name == "house"
 
 
+def test_the_rival_is_the_baseline_that_was_confirmed_against() -> None:
+    result = study_result()
+    quick = msgspec.structs.replace(result.baselines[1], record=result.trials[4])
+    quick = msgspec.structs.replace(quick, knobs=result.trials[4].trial.knobs)  # 4.5 s, but never confirmed
+    result = msgspec.structs.replace(result, baselines=(result.baselines[0], quick))
+    best = best_baseline(result)
+    assert best is not None
+    assert best[0].name == "engine"
+
+
 def test_a_replay_offers_no_report_because_it_is_not_stored() -> None:
     assert "narthex report" not in study_table(
         msgspec.structs.replace(study_result(), study="replay-1a2b3c4d")

@@ -86,8 +86,11 @@ def is_proven(result: StudyResult) -> bool:
 
 
 def best_baseline(result: StudyResult) -> tuple[Baseline, Speed] | None:
-    """The baseline with the least turn time, and its figures. One with a ``why`` can't be compared."""
+    """The baseline that the winner was confirmed against, else the one with the least turn time; with its
+    figures. One with a ``why`` can't be compared."""
+    rivals = [record.trial.knobs for record in result.trials if record.trial.purpose.startswith("confirm")]
     rows = [(row, baseline_speed(result, row)) for row in result.baselines if not row.why]
+    rows = [pair for pair in rows if pair[0].knobs in rivals and pair[0].knobs != result.chosen] or rows
     timed = [(row, speed) for row, speed in rows if speed.turn_s is not None]
     return min(timed, key=lambda pair: pair[1].turn_s or 0.0) if timed else None
 
