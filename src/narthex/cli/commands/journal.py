@@ -16,7 +16,6 @@ from narthex.journal.journal import Journal
 from narthex.journal.rows import DecisionRow, NoteRow, SoakRow, StudyRow
 from narthex.trials.trial import TrialRecord
 
-
 MANUAL = "manual"  # the word for what belongs to no study: trials by hand, soaks, notes
 
 
