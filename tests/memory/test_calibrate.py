@@ -6,7 +6,7 @@ from typing import Any
 
 from narthex.knobs import KnobValues
 from narthex.memory.calibrate import PredictionRecord, Term, calibrate, device_kind
-from narthex.memory.overhead import CUDA_CONTEXT, device_overhead
+from narthex.memory.overhead import CUDA_CONTEXT, CUDA_RUNTIME, device_overhead
 from narthex.units import MIB
 
 
@@ -63,10 +63,10 @@ def test_a_build_that_plans_logits_for_its_slots_is_told_by_its_loads() -> None:
 
 
 def test_measured_overhead_replaces_the_default() -> None:
-    assert device_overhead(None)[0] == CUDA_CONTEXT
-    learned = calibrate([load("overhead", 525, 610, source="nvml")])
+    assert device_overhead(None)[0] == CUDA_CONTEXT + CUDA_RUNTIME
+    learned = calibrate([load("overhead", 610, 640, source="nvml")])
     size, source = device_overhead(learned)
-    assert size == 610 * MIB
+    assert size == 640 * MIB
     assert "1 loads" in source or "b1" in source
 
 

@@ -8,19 +8,37 @@ import msgspec
 import pytest
 
 from narthex.models.gguf import inspect_file
-from narthex.studies.other_card import predict_turn_s
+from narthex.studies.other_card import USUAL_SHARE, predict_turn_s
 from narthex.testing.study_builders import knobs, machine, question, record, study
+from narthex.trials.roofline import traffic
 from narthex.units import GIB
 
 FAST, SLOW = 3350e9, 360e9
 
 
-def test_all_on_the_card_scales_with_its_bandwidth(gemma: Path) -> None:
+def test_what_does_not_wait_for_memory_grows_no_slower(gemma: Path) -> None:
     inspection = inspect_file(gemma)
     result = study(question(), machine(gpu_free_bytes=24 * GIB))
-    result = msgspec.structs.replace(result, trials=(record(knobs(19), 1.0),))
+    trial = record(knobs(19), 1.0)
+    result = msgspec.structs.replace(result, trials=(trial,))
     found = predict_turn_s(result, inspection, knobs(19), here_bytes_s=FAST, there_bytes_s=SLOW)
-    assert found == pytest.approx(FAST / SLOW, rel=0.02)
+    decode_tps, prompt_tps = trial.observation.decode_tps, trial.observation.prompt_tps
+    assert decode_tps is not None
+    assert prompt_tps is not None
+    turn = result.question.turn
+    expected = turn.generate / decode_tps + turn.prompt_tokens / prompt_tps * FAST / SLOW
+    assert found == pytest.approx(expected, rel=0.05)
+
+
+def test_a_memory_bound_card_reads_at_its_own_speed(gemma: Path) -> None:
+    inspection = inspect_file(gemma)
+    result = msgspec.structs.replace(study(question(), machine()), trials=(record(knobs(19), 1.0),))
+    crawl = 1e9  # bytes a second: reading the weights takes longer than everything else
+    found = predict_turn_s(result, inspection, knobs(19), here_bytes_s=FAST, there_bytes_s=crawl)
+    depth = result.question.turn.depth + result.question.turn.prompt_tokens
+    read_s = traffic(inspection, knobs(19), depth=depth).gpu_bytes / (USUAL_SHARE * crawl)
+    assert found is not None
+    assert found > result.question.turn.generate * read_s
 
 
 def test_what_the_cpu_reads_stays(gemma: Path) -> None:

@@ -119,11 +119,13 @@ class CostModel:
         """(all on the GPU, what a full share on the CPU adds) in seconds a token."""
         return self._decode.weights[0], self._decode.weights[1]
 
-    def on_other_card(self, candidate: Candidate, bandwidth_ratio: float) -> float:
+    def on_other_card(self, candidate: Candidate, bandwidth_ratio: float, roof_s: float = 0.0) -> float:
         """Predicted turn time on a card with ``bandwidth_ratio`` times this one's memory bandwidth.
 
-        Decoding on the GPU scales with bandwidth, the CPU's part stays. The prompt scales too: weights on the
-        card are its floor and copies over the bus stay, so this is the cautious reading.
+        ``roof_s``: seconds a token that reading the card's share takes there. A fast card waits for other
+        things than its memory, and those don't grow with a slower one: decoding takes what it takes here or
+        what the memory there needs, and at most what the ratio says. The CPU's part stays. The prompt scales
+        with the ratio, copies over the bus stay: the cautious reading.
         """
         here = self.predict(candidate)
         gpu_s, _ = self.seconds_a_token
@@ -136,8 +138,10 @@ class CostModel:
             1 / here.prompt_tps,
         )
         prompt = (1 / here.prompt_tps - copies) / bandwidth_ratio + copies
-        decode = gpu_part / bandwidth_ratio + cpu_part
-        return self.turn.prompt_tokens * prompt + self.turn.generate * decode
+        decode = gpu_part / bandwidth_ratio
+        if roof_s:
+            decode = min(decode, max(gpu_part, roof_s))
+        return self.turn.prompt_tokens * prompt + self.turn.generate * (decode + cpu_part)
 
     # How it is fitted.
 

@@ -8,6 +8,11 @@ from narthex.studies.cost_model import CostModel
 from narthex.studies.live_space import cpu_share
 from narthex.studies.records import StudyResult
 from narthex.studies.space import Candidate, Space
+from narthex.trials.roofline import traffic
+
+USUAL_SHARE = 0.75
+"""Share of its memory bandwidth that a workstation card reaches while decoding a large model: an assumption;
+published llama.cpp figures of such cards lie between 0.65 and 0.85."""
 
 
 def predict_turn_s(
@@ -21,8 +26,8 @@ def predict_turn_s(
     """A turn's predicted seconds for one setting on a card with ``there_bytes_s``.
 
     The cost model is fitted to the study's own trials on this card (``here_bytes_s``); what the GPU reads
-    scales with the bandwidth, what the CPU reads stays. ``knobs.gpu_layers`` None stands for what the
-    engine placed. None: the study has no finished trial, or it is not known what the engine placed.
+    is taken to come at :data:`USUAL_SHARE` of the other card's bandwidth, what the CPU reads stays.
+    ``knobs.gpu_layers`` None stands for what the engine placed. None: the study has no finished trial, or it is not known what the engine placed.
     """
     every = inspection.layers + 1
     shares = tuple(cpu_share(inspection, KnobValues(gpu_layers=n), result.question) for n in range(every + 1))
@@ -41,5 +46,9 @@ def predict_turn_s(
     model = CostModel.of(result.question.turn, space, result.trials)
     if layers is None or not model.samples:
         return None
-    share = cpu_share(inspection, knobs.with_(gpu_layers=layers), result.question)
-    return model.on_other_card(Candidate(knobs=knobs, cpu_share=share), there_bytes_s / here_bytes_s)
+    placed_knobs = knobs.with_(gpu_layers=layers)
+    share = cpu_share(inspection, placed_knobs, result.question)
+    depth = result.question.turn.depth + result.question.turn.prompt_tokens
+    roof_s = traffic(inspection, placed_knobs, depth=depth).gpu_bytes / (USUAL_SHARE * there_bytes_s)
+    candidate = Candidate(knobs=knobs, cpu_share=share)
+    return model.on_other_card(candidate, there_bytes_s / here_bytes_s, roof_s)
