@@ -65,6 +65,11 @@ def format_duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def format_loads(count: int) -> str:
+    """``1 load``, ``4 loads``."""
+    return f"{count} load" if count == 1 else f"{count} loads"
+
+
 def format_rate(tokens_per_second: float | None) -> str:
     """``62.8 t/s`` with three significant digits; ``?`` for unknown."""
     if tokens_per_second is None:

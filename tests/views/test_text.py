@@ -151,3 +151,8 @@ def test_a_record_without_times_is_no_winner() -> None:
     result = msgspec.structs.replace(study_result(), trials=(record(1, CHOSEN, failure()),))
     assert chosen_speed(result).turn_s is None
     assert "?" in study_table(result)
+
+
+def test_one_load_is_one_load() -> None:
+    assert " · 1 load · " in study_table(msgspec.structs.replace(study_result(), engine_loads=1))
+    assert " · 8 loads · " in study_table(study_result())

@@ -9,7 +9,7 @@ from narthex.studies.records import Baseline, StudyResult
 from narthex.trials.observation import Observation
 from narthex.trials.soak import SoakReport
 from narthex.trials.trial import TrialRecord
-from narthex.units import format_duration, format_rate, format_size
+from narthex.units import format_duration, format_loads, format_rate, format_size
 from narthex.views.figures import (
     TIE,
     Speed,
@@ -157,7 +157,7 @@ def wrap(text: str, *, indent: int = 0) -> str:
 
 def _head(result: StudyResult) -> str:
     name = result.model.name if result.model else "recorded measurements"
-    facts = [f"goal {result.question.goal.value}", f"{result.engine_loads} loads"]
+    facts = [f"goal {result.question.goal.value}", format_loads(result.engine_loads)]
     facts.append(f"{format_duration(result.seconds)}")
     facts.append(f"study {result.study}")
     lines = [f"{name} · {' · '.join(facts)}", f"engine {result.engine}"]

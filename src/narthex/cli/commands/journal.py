@@ -15,6 +15,7 @@ from narthex.journal.export import journal_document, study_document, trial_docum
 from narthex.journal.journal import Journal
 from narthex.journal.rows import DecisionRow, NoteRow, SoakRow, StudyRow
 from narthex.trials.trial import TrialRecord
+from narthex.units import format_loads
 
 MANUAL = "manual"  # the word for what belongs to no study: trials by hand, soaks, notes
 
@@ -143,7 +144,7 @@ def _short(text: str, width: int = 90) -> str:
 
 
 def _head(row: StudyRow) -> list[str]:
-    lines = [f"study {row.id} · {_model_name(row)} · goal {_goal(row) or '?'} · {row.loads} loads"]
+    lines = [f"study {row.id} · {_model_name(row)} · goal {_goal(row) or '?'} · {format_loads(row.loads)}"]
     lines.append(f"begun {_moment(row.started_at)} · engine {row.engine_key}")
     if row.argv:
         lines.append("command: " + " ".join(row.argv))
