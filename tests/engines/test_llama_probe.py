@@ -21,6 +21,8 @@ from narthex.engines.llama_probe import (
 )
 from narthex.units import MIB
 
+from .conftest import is_gone, wait_until
+
 TODAY = """\
 -fa,   --flash-attn [on|off|auto]       set Flash Attention use ('on', 'off', or 'auto', default: 'auto')
                                         (env: LLAMA_ARG_FLASH_ATTN)
@@ -151,4 +153,4 @@ def test_a_binary_that_hangs_is_given_up_with_its_children(
     path = script(f"trap '' TERM; sleep 600 & echo $! > {note}; wait")
     with pytest.raises(CannotRun, match="did not answer --version"):
         probe(path, "flag")
-    assert not Path(f"/proc/{note.read_text().strip()}").exists()
+    wait_until(lambda: is_gone(int(note.read_text())))
