@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from narthex.errors import UsageError
 from narthex.knobs import KnobValues
 from narthex.memory.calibrate import Calibration, Correction
+from narthex.memory.overhead import CUDA_RUNTIME
 from narthex.memory.plan import Device, MemoryPlan, plan_memory
 from narthex.models.inspection import Inspection
 from narthex.units import GIB, MIB
@@ -140,7 +141,7 @@ def test_the_engines_own_choice_leaves_a_gib_free(known_model: Model) -> None:
     assert any("59 of 65" in gap for gap in plan.gaps)
     gpu = plan.devices[0]
     assert gpu.free_bytes is not None
-    assert gpu.free_bytes - gpu.need_bytes >= GIB
+    assert gpu.free_bytes - gpu.need_bytes >= GIB - CUDA_RUNTIME  # not taken yet when it chooses
     more = plan_memory(model, knobs.with_(gpu_layers=60), card(20475 * MIB)).devices[0]
     assert 20475 * MIB - more.need_bytes < GIB
 

@@ -29,7 +29,7 @@ def card(free_bytes: int, **values: object) -> Machine:
 
 
 def test_every_setting_fits_with_the_reserve_kept(inspection: Inspection) -> None:
-    machine = card(1000 * MIB)
+    machine = card(1085 * MIB)
     space = live_space(inspection, machine, question())
     assert space.candidates
     for candidate in space.candidates[:: max(1, len(space.candidates) // 12)]:
@@ -38,7 +38,7 @@ def test_every_setting_fits_with_the_reserve_kept(inspection: Inspection) -> Non
 
 
 def test_the_margin_is_the_plans_own(inspection: Inspection) -> None:
-    for machine in (card(1000 * MIB), card(3 * GIB)):
+    for machine in (card(1085 * MIB), card(3 * GIB)):
         check_margins(inspection, machine)
 
 
@@ -54,7 +54,7 @@ def check_margins(inspection: Inspection, machine: Machine) -> None:
 def test_a_small_card_gets_fewer_layers_and_a_large_one_all(inspection: Inspection) -> None:
     most = [
         max(live_space(inspection, card(size), question()).values("gpu_layers"))
-        for size in (1000 * MIB, 8 * GIB)
+        for size in (1085 * MIB, 8 * GIB)
     ]
     assert most[0] < most[1] == inspection.layers + 1
 
@@ -113,7 +113,7 @@ def test_where_nothing_fits_by_the_plan_it_may_still_be_tried(inspection: Inspec
 def test_slots_multiply_the_cache(inspection: Inspection) -> None:
     one, four = (
         live_space(
-            inspection, card(1000 * MIB), question(parallel=slots, pins={"gpu_layers": 9, "ubatch": 128})
+            inspection, card(1085 * MIB), question(parallel=slots, pins={"gpu_layers": 9, "ubatch": 128})
         ).values("num_ctx")
         for slots in (1, 4)
     )
@@ -128,6 +128,6 @@ def test_fewer_layers_on_the_card_read_more_from_main_memory(inspection: Inspect
 
 
 def test_a_step_is_found_quickly_enough_to_be_asked_after_each_load(inspection: Inspection) -> None:
-    space = live_space(inspection, card(1000 * MIB), question())
+    space = live_space(inspection, card(1085 * MIB), question())
     assert len(space.candidates) < 10_000
     assert propose(question(), space, [])

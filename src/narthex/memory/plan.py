@@ -131,7 +131,9 @@ def plan_memory(
     if reserve_bytes is None:
         reserve_bytes = overhead.DEFAULT_RESERVE + growth_bytes + tenants_bytes
     if knobs.gpu_layers is None:
-        knobs, gap = _engines_choice(inspection, knobs, gpu, context, outputs)
+        # what the engine takes once it computes is not there yet when it chooses
+        standing = context - overhead.CUDA_RUNTIME
+        knobs, gap = _engines_choice(inspection, knobs, gpu, standing, outputs)
         gaps.append(gap)
     layers = inspection.layers + 1
     knobs = knobs.with_(gpu_layers=min(knobs.gpu_layers or 0, layers) if gpu else 0)

@@ -27,7 +27,8 @@ def predict_turn_s(
 
     The cost model is fitted to the study's own trials on this card (``here_bytes_s``); what the GPU reads
     is taken to come at :data:`USUAL_SHARE` of the other card's bandwidth, what the CPU reads stays.
-    ``knobs.gpu_layers`` None stands for what the engine placed. None: the study has no finished trial, or it is not known what the engine placed.
+    ``knobs.gpu_layers`` None stands for what the engine placed. None: the study has no finished trial, or
+    it is not known what the engine placed.
     """
     every = inspection.layers + 1
     shares = tuple(cpu_share(inspection, KnobValues(gpu_layers=n), result.question) for n in range(every + 1))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from narthex.outcomes import Outcome
 from narthex.studies.records import Stop
 from narthex.trials.trial import TrialRecord
+from narthex.units import format_loads
 
 WORTH = 0.02  # gains below this are a tie
 LEAST_CHANCE = 0.12  # settings less likely to fit than this are not worth a load
@@ -27,7 +28,7 @@ def out_of_loads(history: Sequence[TrialRecord], max_loads: int | None) -> Stop 
     used = loads_of(history)
     if max_loads is None or used < max_loads:
         return None
-    return Stop(why=f"All {max_loads} loads that the study may take are used.")
+    return Stop(why=f"All loads that the study may take are used: {format_loads(max_loads)}.")
 
 
 def hopeless(history: Sequence[TrialRecord]) -> Stop | None:

@@ -154,7 +154,8 @@ class _Study:
         if same is not None and not why:
             return Baseline(name=name, knobs=knobs, record=same)
         free = knobs.gpu_layers is None and self.space.recorded
-        if not why and not free and (stop := self._out_of_loads(0)):
+        late = self._out_of_time() if name == "house" else None
+        if not why and not free and (stop := self._out_of_loads(0) or late):
             why = f"not measured: {stop.why}"
         if why:
             return Baseline(name=name, knobs=knobs, record=None, why=why)
@@ -219,10 +220,8 @@ class _Study:
             self._tell_best(record)
         reserve = 0 if self.space.recorded else CONFIRM_LOADS
         while True:
-            stop = self._out_of_loads(reserve)
-            proposal = (
-                stop or self._out_of_time() or self._propose(self.question, self.space, self.session.history)
-            )
+            stop = self._out_of_loads(reserve) or self._out_of_time()
+            proposal = stop or self._propose(self.question, self.space, self.session.history)
             if isinstance(proposal, Stop):
                 self.session.decide("stop", proposal.why)
                 break

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from narthex.cli.options import json_option, knob_option
+from narthex.cli.options import json_option, knob_option, model_argument
 from narthex.errors import NarthexError
 from narthex.knobs import KnobValues, parse_knob
 from narthex.memory.plan import Device, MemoryPlan, plan_memory
@@ -22,7 +22,7 @@ _KNOBS = ("num_ctx", "gpu_layers", "batch", "ubatch", "kv_type", "flash_attn", "
 
 
 @click.command()
-@click.argument("model")
+@model_argument
 @knob_option("num_ctx")
 @knob_option("gpu_layers")
 @knob_option("batch")
@@ -262,7 +262,7 @@ def _way_out(
     layers = most_layers(inspection, plan.knobs, devices, **options)
     if layers:
         ways.append(f"{layers} layers fit with this context")
-    return f" But {', and '.join(ways)}." if ways else " No context fits, whatever the layers."
+    return f" But {', and '.join(ways)}." if ways else " No other context or layer count fits either."
 
 
 def _frontier_table(rows: tuple[FrontierRow, ...]) -> str:

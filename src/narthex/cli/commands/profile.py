@@ -230,7 +230,7 @@ def _table(rows: list[tuple[Profile, tuple[str, ...]]]) -> str:
         )
         for profile, found in rows
     ]
-    head = ("profile", "proof", "turn", "answer", "engine", "device", "age", "world")
+    head = ("profile", "proof", "turn", "decode", "engine", "device", "age", "world")
     lines = [table(head, cells, right="llrr")]
     lines += [
         wrap(f"{profile.name}: the world has changed under it: {'; '.join(found)}.", indent=2)
@@ -257,7 +257,7 @@ def _page(profile: Profile, found: tuple[str, ...]) -> str:
         ),
         (
             "speed",
-            f"answer {format_rate(profile.decode_tps)} · prompt {format_rate(profile.prompt_tps)}{peak}",
+            f"decode {format_rate(profile.decode_tps)} · prompt {format_rate(profile.prompt_tps)}{peak}",
         ),
         ("proof", _proof(profile)),
         ("engine", f"{profile.engine_kind} {profile.engine_build}"),

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from narthex import paths, settings
-from narthex.cli.options import json_option, model_argument, plain_option
+from narthex.cli.options import check_threads, json_option, model_argument, plain_option
 from narthex.errors import ExitCode, UsageError
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
@@ -69,7 +69,7 @@ def command(
         host = collect_host()
         base = start.knobs or _house(inspection, engine, host)
         knobs = turned(base, changes, many=many)
-        _check_threads(knobs, host)
+        check_threads(knobs.threads, host)
         prompts = _prompts(given["workload"], given["prompts"], start.workload)
         trial = Trial(
             model=model_ref(inspection),
@@ -162,15 +162,6 @@ def _house(inspection: Inspection, engine: Engine, host: HostFacts) -> KnobValue
         ubatch=batch,
         threads=host.physical_cores,
     )
-
-
-def _check_threads(knobs: KnobValues, host: HostFacts) -> None:
-    cores = host.physical_cores
-    if cores is not None and knobs.threads is not None and knobs.threads > cores:
-        raise UsageError(
-            f"{knobs.threads} threads are more than the {cores} physical cores of this machine.",
-            hint=f"Use {cores} or fewer: more make an engine much slower.",
-        )
 
 
 def _prompts(workload: str | None, file: Path | None, before: str | None) -> Prompts:
@@ -321,11 +312,11 @@ def _measured(found: _Result) -> list[tuple[str, str]]:
         shape = f"{turn.prompt_tokens} prompt tokens at depth {turn.depth}, then {turn.generate} tokens"
         rows.append(("turn", f"{format_duration_fine(seen.turn_s)}: {shape}{_compared(found)}"))
         rows.append(
-            ("speed", f"answer {format_rate(seen.decode_tps)} · prompt {format_rate(seen.prompt_tps)}")
+            ("speed", f"decode {format_rate(seen.decode_tps)} · prompt {format_rate(seen.prompt_tps)}")
         )
     if seen.end_turns:
         end = seen.end_turns[-1]
-        speed = f"answer {format_rate(end.decode_tps)} · prompt {format_rate(end.prompt_tps)}"
+        speed = f"decode {format_rate(end.decode_tps)} · prompt {format_rate(end.prompt_tps)}"
         rows.append(("full", f"{speed} with {end.prompt_tokens + end.generated} tokens in the context"))
     peaks = seen.peaks
     memory = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from narthex.cli.options import json_option, plain_option
+from narthex.cli.options import check_threads, json_option, offer_files, plain_option
 from narthex.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _DEMO_SOAK_S = 20.0
 
 
 @click.command()
-@click.argument("words", nargs=-1, metavar="[MODEL]")
+@click.argument("words", nargs=-1, metavar="[MODEL]", shell_complete=offer_files)
 @click.option(
     "--goal",
     type=click.Choice(("balanced", "fastest", "longest")),
@@ -34,7 +34,7 @@ _DEMO_SOAK_S = 20.0
     show_default=True,
     help="fastest: least turn time; longest: most context; balanced: the knee between them.",
 )
-@click.option("--ctx", type=click.IntRange(min=1), metavar="N", help="Context a slot must have at least.")
+@click.option("--ctx", type=click.IntRange(1, 2**30), metavar="N", help="Context a slot must have at least.")
 @click.option("--min-tps", type=float, metavar="X", help="For «longest»: the decode tokens/s to keep.")
 @click.option("--parallel", type=click.IntRange(min=1), default=1, show_default=True, help="Slots.")
 @click.option("--allow-kv", multiple=True, type=click.Choice(("q4_0",)), help="A KV type below q8_0.")
@@ -96,7 +96,7 @@ def _question(given: dict[str, Any], workload: str, layers: int | None = None) -
     return Question(
         goal=Goal(given["goal"]),
         min_ctx=given["ctx"],
-        min_decode_tps=given["min_tps"],
+        min_decode_tps=_speed(given["min_tps"]),
         parallel=given["parallel"],
         allow_kv=tuple(dict.fromkeys((*settings.get("allow_kv"), *given["allow_kv"]))),
         backoff_order=settings.get("backoff"),
@@ -113,6 +113,12 @@ def _question(given: dict[str, Any], workload: str, layers: int | None = None) -
         pins=_knobs(given["pins"], layers),
         current=_current(given, layers),
     )
+
+
+def _speed(asked: float | None) -> float | None:
+    if asked is not None and not 0 < asked < float("inf"):
+        raise UsageError(f"--min-tps can't be {asked:g}.", hint="Give a number of tokens/s above 0.")
+    return asked
 
 
 def _turn(given: dict[str, Any]) -> Any:
@@ -158,6 +164,8 @@ def _replay(model: str | None, replays: Sequence[str], given: dict[str, Any]) ->
     for path in replays:
         screen = _progress(f"replaying {Path(path).name}", given)
         with screen:
+            if given["ctx"] is not None:
+                screen.note(f"A recording holds no contexts: all speeds are of depth {question.turn.depth}.")
             results.append(replay_file(Path(path), question, inspection=inspection, screen=screen))
     return _show(results, given)
 
@@ -222,6 +230,8 @@ def _live(model: str, given: dict[str, Any]) -> int:
     question = _question(given, prompts.label, inspection.layers)
     engine = find_engine(given["engine_path"] or settings.get("llama_server"), tuple(given["engine_args"]))
     host = collect_host()
+    for threads in (question.pins.get("threads"), question.current.threads if question.current else None):
+        check_threads(threads, host)
     runner = EngineRunner(engine, path, inspection, log_dir=paths.state_dir() / "engine", prompts=prompts)
     title = _title(inspection.name, question, engine.build)
     with Journal.open() as journal, _progress(title, given) as screen:
@@ -235,7 +245,7 @@ def _live(model: str, given: dict[str, Any]) -> int:
             engine=engine,
             host=host,
             house=House(gpu_layers=settings.get("house_gpu_layers"), batch=settings.get("house_batch")),
-            current=_newest_profile(journal, inspection.identity),
+            current=_newest_profile(journal, inspection.identity, question),
             keep=lambda found: _keep(journal, found, engine, host),
             screen=screen,
             argv=sys.argv[1:],
@@ -257,12 +267,17 @@ def _prompts(given: dict[str, Any]) -> Prompts:
     return Prompts(given["workload"] or "chat")
 
 
-def _newest_profile(journal: Journal, identity: str) -> KnobValues | None:
-    """What the user has now: the newest profile of this model."""
+def _newest_profile(journal: Journal, identity: str, question: Question) -> KnobValues | None:
+    """What the user has now: the newest profile of this model that can hold the turn. A demo's counts in a
+    demo only."""
     from narthex.profiles.store import list_profiles
 
-    mine = [profile for profile in list_profiles(journal) if profile.model.identity == identity]
-    return mine[0].knobs if mine else None
+    need = question.turn.depth + question.turn.prompt_tokens + question.turn.generate
+    for profile in list_profiles(journal):
+        real = question.demo or not profile.demo
+        if profile.model.identity == identity and real and profile.knobs.num_ctx >= need:
+            return profile.knobs
+    return None
 
 
 def _keep(journal: Journal, result: StudyResult, engine: Engine, host: HostFacts) -> str:
