@@ -66,10 +66,10 @@ def test_the_winner_is_confirmed_interleaved() -> None:
     assert confirmed == [engine, result.chosen, engine, result.chosen]
 
 
-def test_a_wide_gap_is_confirmed_with_one_turn_a_load() -> None:
+def test_a_wide_gap_is_confirmed_with_two_turns_a_load() -> None:
     result = study(question(repeats=3), TIGHT)
     confirming = [r.trial.repeats for r in result.trials if r.trial.purpose.startswith("confirm")]
-    assert confirming == [1, 1, 1, 1]
+    assert confirming == [2, 2, 2, 2]
 
 
 def test_where_everything_fits_it_is_a_tie_in_three_loads() -> None:

@@ -295,11 +295,11 @@ class _Study:
             self.session.measure(winner.trial.knobs, purpose, "confirm: B", repeats=repeats)
 
     def _confirm_repeats(self, winner: TrialRecord, rival: Baseline) -> int | None:
-        """One turn a load where the gap is far wider than chance; None: as many as everywhere."""
+        """Two turns a load where the gap is far wider than chance: four of each tell how far chance goes."""
         ours = turn_speeds(winner, self.question.turn)
         other = turn_speeds(rival.record, self.question.turn) if rival.record else None
         wide = ours is not None and other is not None and other[0] > ours[0] * WIDE_GAP
-        return 1 if wide else None
+        return min(2, self.question.repeats) if wide else None
 
     # The answer.
 
