@@ -7,6 +7,7 @@ from itertools import pairwise
 import msgspec
 import pytest
 
+from narthex.engines._base import LoadReport
 from narthex.journal.journal import Journal
 from narthex.outcomes import Outcome
 from narthex.studies.records import Goal, StudyResult
@@ -85,6 +86,21 @@ def test_in_a_tie_the_larger_context_wins() -> None:
     result = study(question(), ROOMY)
     assert result.chosen is not None
     assert result.chosen.num_ctx == 16384
+
+
+def test_layers_of_which_the_engine_left_the_experts_behind_are_no_tie() -> None:
+    class Splitting(ModelledRunner):
+        def run(self, trial: Trial, watch: Watch) -> Observation:
+            seen = super().run(trial, watch)
+            if trial.knobs.gpu_layers is not None:
+                return seen
+            fit = f"- CUDA0 (modelled): {self.machine.all_layers} layers (20 overflowing), 6000 MiB used"
+            report = LoadReport(offloaded_layers=33, total_layers=33, fit=fit)
+            return msgspec.structs.replace(seen, report=report)
+
+    result = study(question(), TIGHT, runner=Splitting(TIGHT))
+    assert not result.tie
+    assert "of the time of the engine's own placement" in result.verdict
 
 
 def test_a_baseline_that_is_not_measured_says_why() -> None:

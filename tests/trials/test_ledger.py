@@ -96,3 +96,11 @@ def test_what_the_engine_really_loaded_is_known_from_its_report() -> None:
     report = LoadReport(offloaded_layers=33, num_ctx=4096)
     assert loaded_knobs(KnobValues(num_ctx=8192), report) == KnobValues(num_ctx=4096, gpu_layers=33)
     assert loaded_knobs(KNOBS, LoadReport()) == KNOBS
+
+
+def test_layers_that_the_engine_split_teach_nothing() -> None:
+    seen = loaded(CUDA, HOST)
+    assert seen.report is not None
+    fit = "- CUDA0 (NVIDIA RTX): 40 layers (12 overflowing),   9100 MiB used,   1050 MiB free"
+    split = msgspec.structs.replace(seen.report, fit=fit)
+    assert ledger(planned(), TRIAL, msgspec.structs.replace(seen, report=split)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -9,6 +10,9 @@ import msgspec
 
 from narthex.host.facts import CardsBefore
 from narthex.outcomes import Outcome
+
+
+_OVERFLOWING = re.compile(r"\(\s*(\d+) overflowing\)")
 
 
 class EngineDevice(msgspec.Struct, frozen=True):
@@ -65,6 +69,12 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     flash_attn: bool | None = None
     fit: str | None = None  # what the engine's own placement decided, in its words
     gaps: tuple[str, ...] = ()  # what is unknown, or was done differently from what was asked
+
+    @property
+    def splits_layers(self) -> bool:
+        """Whether the engine's own placement left parts of «offloaded» layers in main memory, as it does with
+        the experts of a mixture: then the layer count says neither where the bytes lie nor how many."""
+        return any(int(count) for count in _OVERFLOWING.findall(self.fit or ""))
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):

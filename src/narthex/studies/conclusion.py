@@ -49,6 +49,8 @@ def own_best(question: Question, space: Space, history: Sequence[TrialRecord]) -
 def same_placement(space: Space, winner: TrialRecord, rival: TrialRecord) -> bool:
     """Whether two settings put the same things in the same place, the context apart."""
     report = rival.observation.report
+    if report and report.splits_layers:
+        return False
     layers = rival.trial.knobs.gpu_layers
     if layers is None:
         layers = report.offloaded_layers if report else None

@@ -222,7 +222,8 @@ def sample_of(record: TrialRecord, space: Space) -> Sample | None:
     offloaded = observation.report.offloaded_layers if observation.report else None
     if not space.has_gpu:
         offloaded = 0  # some builds count layers as offloaded where there is no GPU
-    if engine_placed and offloaded is None:
+    split = observation.report is not None and observation.report.splits_layers
+    if engine_placed and (offloaded is None or split):
         return None
     share = space.cpu_share(knobs, offloaded)
     noise = space.noise_split if share > 0 else space.noise_gpu

@@ -137,6 +137,6 @@ def needs_as_much(knobs: KnobValues, other: KnobValues) -> bool:
 def _placed(record: TrialRecord) -> KnobValues | None:
     """What the engine's own placement put on the GPU, as explicit knobs."""
     report, knobs = record.observation.report, record.trial.knobs
-    if knobs.gpu_layers is not None or report is None or not report.offloaded_layers:
+    if knobs.gpu_layers is not None or report is None or not report.offloaded_layers or report.splits_layers:
         return None
     return knobs.with_(gpu_layers=report.offloaded_layers)

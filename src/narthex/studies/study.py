@@ -179,7 +179,7 @@ class _Study:
             engine.record.observation.report,
             turn_speeds(engine.record, self.question.turn),
         )
-        if speeds is None or report is None or not report.offloaded_layers:
+        if speeds is None or report is None or not report.offloaded_layers or report.splits_layers:
             return False
         if report.offloaded_layers < (report.total_layers or space.all_layers):
             return False

@@ -44,11 +44,11 @@ def ledger(
     """One record for each term and device that the engine's log or NVML told.
 
     ``plan`` is the uncalibrated plan of :func:`loaded_knobs`, ``slots_plan`` the same with logits for the
-    slots only. Empty where the load failed or printed no sizes, where it was split over several GPUs, and
-    where the plan is for another number of layers than were loaded.
+    slots only. Empty where the load failed or printed no sizes, where it was split over several GPUs or
+    within layers, and where the plan is for another number of layers than were loaded.
     """
     report = observation.report
-    if report is None or not report.buffers:
+    if report is None or not report.buffers or report.splits_layers:
         return []
     if _of_kind(plan, "gpu") and report.offloaded_layers not in (None, plan.knobs.gpu_layers):
         return []

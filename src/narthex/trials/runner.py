@@ -89,7 +89,7 @@ class EngineRunner:
 
     def _bandwidth_share(self, trial: Trial, observation: Observation, bandwidth: Bandwidth) -> float | None:
         report, speed = observation.report, observation.decode_tps
-        if report is None or speed is None or trial.knobs.parallel > 1:
+        if report is None or speed is None or report.splits_layers or trial.knobs.parallel > 1:
             return None  # several streams share one reading of the weights
         layers: int | None = 0
         if self.engine.devices:
