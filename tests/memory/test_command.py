@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_an_answer_with_a_way_out(
     assert code == 0
     assert "Fits:" in out
     code, out, _ = narthex(capsys, "plan", model.path, *WHOLE, "--vram", "500MiB")
-    assert "No context fits, whatever the layers." in out
+    assert "No other context or layer count fits either." in out
 
 
 def test_a_reserve_can_be_given(capsys: pytest.CaptureFixture[str], model: Inspection) -> None:
