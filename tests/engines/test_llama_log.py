@@ -192,7 +192,7 @@ def test_a_healthy_recorded_load_is_read_whole(shared: Path) -> None:
 
 def test_experts_that_the_engine_left_in_main_memory_are_seen() -> None:
     def splits(words: str) -> bool:
-        line = f"common_params_fit_impl:   - CUDA0 (NVIDIA RTX): 49 layers{words},   9100 MiB used, 1050 MiB free"
+        line = f"common_params_fit_impl:   - CUDA0 (RTX): 49 layers{words},   9100 MiB used,   1050 MiB free"
         return parse_load([line]).splits_layers
 
     assert splits(" (30 overflowing)")

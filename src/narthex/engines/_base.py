@@ -11,7 +11,6 @@ import msgspec
 from narthex.host.facts import CardsBefore
 from narthex.outcomes import Outcome
 
-
 _OVERFLOWING = re.compile(r"\(\s*(\d+) overflowing\)")
 
 
