@@ -13,6 +13,7 @@ from narthex.models.inspection import Inspection
 from narthex.studies.live_space import Machine, contexts, cpu_share, live_space
 from narthex.studies.strategies.guided import propose
 from narthex.testing.study_builders import knobs, question
+from narthex.trials.trial import Turn
 from narthex.units import GIB, MIB
 
 HOST = Device(name="host", kind="host", free_bytes=32 * GIB, total_bytes=64 * GIB)
@@ -68,7 +69,8 @@ def test_no_context_is_beyond_the_training_or_below_what_was_asked(inspection: I
 
 
 def test_a_demo_keeps_its_contexts_short(inspection: Inspection) -> None:
-    assert contexts(inspection, question(min_ctx=None, demo=True)) == [1024, 2048]
+    short = Turn(depth=256, prompt_tokens=64, generate=32)
+    assert contexts(inspection, question(min_ctx=None, demo=True, turn=short)) == [1024, 2048]
 
 
 def test_threads_are_never_more_than_the_cores(inspection: Inspection) -> None:
@@ -131,3 +133,18 @@ def test_a_step_is_found_quickly_enough_to_be_asked_after_each_load(inspection: 
     space = live_space(inspection, card(1085 * MIB), question())
     assert len(space.candidates) < 10_000
     assert propose(question(), space, [])
+
+
+def test_fixed_layers_stay_fixed_where_the_plan_says_that_they_do_not_fit(inspection: Inspection) -> None:
+    space = live_space(inspection, card(900 * MIB), question(pins={"gpu_layers": 19, "ubatch": 2048}))
+    assert space.values("gpu_layers") == [19]
+
+
+def test_a_micro_batch_is_never_above_a_fixed_batch(inspection: Inspection) -> None:
+    space = live_space(inspection, card(8 * GIB), question(pins={"batch": 256}))
+    assert space.values("ubatch") == [128, 256]
+
+
+def test_a_deep_turn_asks_for_a_context_that_holds_it(inspection: Inspection) -> None:
+    deep = question(min_ctx=None, turn=Turn(depth=8000))
+    assert contexts(inspection, deep)[0] == 8960

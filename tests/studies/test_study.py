@@ -10,12 +10,15 @@ import pytest
 from narthex.engines._base import LoadReport
 from narthex.journal.journal import Journal
 from narthex.outcomes import Outcome
+from narthex.studies.notebook import Notebook
 from narthex.studies.records import Goal, StudyResult
+from narthex.studies.screen import Silent
+from narthex.studies.session import Session
 from narthex.testing.modelled_runner import ModelledRunner
-from narthex.testing.study_builders import machine, question, space, study
+from narthex.testing.study_builders import IDENTITY, MODEL, machine, question, space, study
 from narthex.trials.observation import Observation
 from narthex.trials.soak import SoakReport
-from narthex.trials.trial import Trial, Watch
+from narthex.trials.trial import Trial, TrialRecord, Watch
 from narthex.units import GIB
 
 ROOMY = machine(gpu_free_bytes=24 * GIB)
@@ -248,6 +251,21 @@ def test_a_study_that_was_cut_off_continues_and_repeats_nothing(stop_after: int)
     assert done.chosen == whole.chosen
     told = [row for row in decisions if row[0] != "resume"]
     assert told == [(d.kind, d.text) for d in whole.decisions]
+
+
+def test_a_study_goes_on_where_the_model_was_moved() -> None:
+    moved = msgspec.structs.replace(IDENTITY, model=msgspec.structs.replace(MODEL, path="elsewhere/toy.gguf"))
+    recorded = study(question(), TIGHT).trials[0]
+
+    class Kept(Notebook):
+        def trials(self, study: str | None) -> list[TrialRecord]:
+            return [recorded]
+
+    runner = ModelledRunner(TIGHT)
+    session = Session("s", question(), moved, runner=runner, journal=Kept(), screen=Silent())
+    trial = recorded.trial
+    assert session.measure(trial.knobs, trial.purpose) == recorded
+    assert not runner.trials
 
 
 def test_another_question_is_another_study() -> None:

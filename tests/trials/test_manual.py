@@ -57,3 +57,8 @@ def test_a_tiny_context_still_gets_a_turn(num_ctx: int) -> None:
     turn = fitted(Turn(), num_ctx)
     assert turn.depth + turn.prompt_tokens + turn.generate <= num_ctx
     assert min(turn.prompt_tokens, turn.generate) >= 1
+
+
+def test_max_needs_a_model() -> None:
+    with pytest.raises(UsageError, match="needs a model"):
+        read_settings(("gpu_layers=max",), layers=None)

@@ -17,7 +17,7 @@ from math import exp
 import msgspec
 
 from narthex.knobs import KnobValues
-from narthex.studies.space import KV_BYTES
+from narthex.trials.roofline import KV_BYTES
 from narthex.trials.trial import TrialRecord
 
 CACHE_SHARES = (0.03, 0.1, 0.3)  # κ: from a 4k context of grouped-query attention to a long one

@@ -15,7 +15,8 @@ from math import erf, log, sqrt
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 from narthex.studies.edge import Edge
-from narthex.studies.space import KV_BYTES, Candidate, Space
+from narthex.studies.space import Candidate, Space
+from narthex.trials.roofline import KV_BYTES
 from narthex.trials.trial import TrialRecord
 from narthex.units import MIB
 

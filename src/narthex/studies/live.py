@@ -24,6 +24,7 @@ from narthex.studies.session import Identity
 from narthex.studies.space import Space
 from narthex.studies.study import run_study
 from narthex.trials.ledger import predictions
+from narthex.trials.manual import fitted
 from narthex.trials.trial import TrialRecord, model_ref
 from narthex.units import MIB, format_size
 
@@ -98,7 +99,9 @@ def live_study(
         reserve_bytes=question.reserve_bytes,
         growth_bytes=seen_growth(journal, inspection.identity),
     )
-    question = settled(question, inspection)
+    asked, question = question.turn, settled(question, inspection)
+    if screen and question.turn != asked:
+        screen.note(f"the smallest context compared holds a turn at depth {question.turn.depth} only")
     spaces = LiveSpaces(inspection, machine, question, learned)
 
     def keep_lessons(record: TrialRecord, study: str) -> None:
@@ -123,10 +126,18 @@ def live_study(
 
 
 def settled(question: Question, inspection: Inspection) -> Question:
-    """The question with its context and its loads filled in, the same for every run of it."""
+    """The question with its context and its loads filled in, the same for every run of it.
+
+    The turn is cut to the smallest context compared: a model may be trained for less than a usual turn.
+    """
+    least = contexts(inspection, question)[0]
+    smallest, turn = least, question.turn
+    if question.current and turn.prompt_tokens + turn.generate <= question.current.num_ctx:
+        smallest = min(least, question.current.num_ctx)
     return msgspec.structs.replace(
         question,
-        min_ctx=contexts(inspection, question)[0],
+        min_ctx=least,
+        turn=fitted(turn, smallest),
         max_loads=question.max_loads or (DEMO_LOADS if question.demo else LIVE_LOADS),
     )
 
@@ -137,9 +148,13 @@ def devices_of(engine: Engine, host: HostFacts, calibration: Calibration) -> tup
     NVML's figure counts where the card is known by name. Else the engine's own, which is what is left once
     its device context stands; the planner takes that off again, so it is put back here.
     """
-    rows = []
+    rows, left = [], list(host.gpus)
     for device in engine.devices:
-        card = next((gpu for gpu in host.gpus if gpu.name in device.description), None)
+        alike = [gpu for gpu in left if gpu.name in device.description]
+        # Of several cards of one name it is the one with as much free: an engine may list them in any order.
+        card = min(alike, key=lambda gpu: abs(gpu.free_bytes - device.free_bytes), default=None)
+        if card is not None:
+            left.remove(card)
         free = card.free_bytes if card else device.free_bytes + overhead.device_overhead(calibration)[0]
         total = card.total_bytes if card else device.total_bytes
         rows.append(Device(name=device.name, kind="gpu", free_bytes=free, total_bytes=total))

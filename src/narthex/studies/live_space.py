@@ -21,7 +21,7 @@ from narthex.memory.plan import Device, plan_memory
 from narthex.memory.weights import place
 from narthex.models.inspection import Inspection
 from narthex.studies.records import Question
-from narthex.studies.space import Candidate, Space
+from narthex.studies.space import Candidate, Space, recorded_ctx
 from narthex.trials.roofline import traffic
 
 UBATCHES = (128, 256, 512, 1024, 2048)
@@ -105,7 +105,8 @@ def contexts(inspection: Inspection, question: Question) -> list[int]:
     if fixed := question.pins.get("num_ctx"):
         return [int(fixed)]
     longest = inspection.context_train or _UNKNOWN_CTX
-    asked = question.min_ctx or min(DEMO_CTX // 2 if question.demo else USUAL_CTX, longest)
+    usual = max(DEMO_CTX // 2 if question.demo else USUAL_CTX, recorded_ctx(question.turn))
+    asked = question.min_ctx or min(usual, longest)
     if question.demo:
         longest = min(longest, max(asked, DEMO_CTX))
     return sorted({asked, *(ctx for ctx in (*CTX_LADDER, longest) if asked < ctx <= longest)})
@@ -129,7 +130,10 @@ def _knobs(machine: Machine, question: Question, **values: object) -> KnobValues
 
 
 def _ubatches(question: Question) -> tuple[int, ...]:
-    return (question.pins["ubatch"],) if "ubatch" in question.pins else UBATCHES
+    if "ubatch" in question.pins:
+        return (question.pins["ubatch"],)
+    batch = question.pins.get("batch", BATCH)  # the engine cuts a micro-batch to it
+    return tuple(ubatch for ubatch in UBATCHES if ubatch <= batch) or (batch,)
 
 
 def _kv_types(question: Question) -> tuple[str, ...]:
@@ -144,7 +148,8 @@ def _on_gpu(
             base = _knobs(machine, question, num_ctx=ladder[0], ubatch=ubatch, kv_type=kv_type)
             largest = _largest(inspection, machine, base)
             fixed = question.pins.get("gpu_layers")
-            for layers in [fixed] if fixed in largest else _near_edge(largest, ladder):
+            counts = _near_edge(largest, ladder) if fixed is None else [fixed] if fixed in largest else []
+            for layers in counts:
                 yield from _row(
                     inspection, machine, question, base.with_(gpu_layers=layers), largest[layers], ladder
                 )

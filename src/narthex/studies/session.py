@@ -111,7 +111,7 @@ class Session:
             purpose=purpose,
         )
         for index, record in enumerate(self._recorded):
-            if record.trial == trial:
+            if record.trial.key == trial.key and record.trial.purpose == purpose:  # the file may have moved
                 del self._recorded[index]
                 self.history.append(record)
                 return record

@@ -18,8 +18,6 @@ from narthex.trials.replay import Recording
 from narthex.trials.trial import TrialRecord, Turn
 from narthex.units import MIB
 
-KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
-"""Bytes an element of the KV cache: 32 elements take 34 bytes in q8_0, 18 in q4_0 (ggml-common.h)."""
 CTX_STEP = 256  # the engine pads a context to this many tokens (llama_context)
 
 

@@ -14,7 +14,7 @@ from narthex.trials.trial import Turn
 _BY_FLAG = {knob.flag.removeprefix("--"): knob.name for knob in KNOBS}
 
 
-def read_settings(words: Sequence[str], *, layers: int) -> dict[str, Any]:
+def read_settings(words: Sequence[str], *, layers: int | None) -> dict[str, Any]:
     """Knob values from ``KNOB=VALUE`` words; a knob goes by its name or its flag. Raises UsageError."""
     found: dict[str, Any] = {}
     for word in words:

@@ -13,7 +13,7 @@ from narthex.knobs import KnobValues
 from narthex.models.inspection import AttentionKind, Inspection, LayerShape
 
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
-"""Bytes of one cached element; the quantised types store blocks of 32 with a 16-bit scale (ggml)."""
+"""Bytes of one cached element: blocks of 32 take 34 bytes in q8_0 and 18 in q4_0 (ggml-common.h)."""
 
 
 class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):

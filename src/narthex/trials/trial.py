@@ -6,6 +6,7 @@ A trial can be sent to another process or another machine: it holds values, no h
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from typing import Protocol
 
@@ -36,9 +37,9 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def model_ref(inspection: Inspection) -> ModelRef:
-    """The reference that trials and profiles keep of an inspected model."""
+    """The reference that trials and profiles keep of an inspected model; it holds from any folder."""
     return ModelRef(
-        path=inspection.path,
+        path=os.path.abspath(inspection.path),
         identity=inspection.identity,
         name=inspection.name,
         layers=inspection.layers,

@@ -89,15 +89,16 @@ def _question(given: dict[str, Any], workload: str, layers: int | None = None) -
     """The question as asked, the turn fitted into the context."""
     from narthex import settings
     from narthex.studies.records import Goal, Question
+    from narthex.trials.manual import read_settings
     from narthex.units import parse_duration, parse_size
 
-    demo = given["demo"]
+    demo, pins = given["demo"], read_settings(given["pins"], layers=layers)
     soak_s = parse_duration(given["soak"]) if given["soak"] else settings.get("soak")
     return Question(
         goal=Goal(given["goal"]),
         min_ctx=given["ctx"],
         min_decode_tps=_speed(given["min_tps"]),
-        parallel=given["parallel"],
+        parallel=pins.get("parallel", given["parallel"]),
         allow_kv=tuple(dict.fromkeys((*settings.get("allow_kv"), *given["allow_kv"]))),
         backoff_order=settings.get("backoff"),
         reserve_bytes=parse_size(given["reserve"]) if given["reserve"] else settings.get("reserve"),
@@ -110,7 +111,7 @@ def _question(given: dict[str, Any], workload: str, layers: int | None = None) -
         strategy=given["strategy"],
         seed=given["seed"],
         demo=demo,
-        pins=_knobs(given["pins"], layers),
+        pins=pins,
         current=_current(given, layers),
     )
 
@@ -137,19 +138,6 @@ def _turn(given: dict[str, Any]) -> Any:
     return Turn(depth=depth, prompt_tokens=prompt, generate=generate)
 
 
-def _knobs(words: Sequence[str], layers: int | None) -> dict[str, Any]:
-    """Knob values from ``KNOB=VALUE`` words."""
-    from narthex.knobs import parse_knob
-
-    found: dict[str, Any] = {}
-    for word in words:
-        name, sign, value = word.partition("=")
-        if not sign:
-            raise UsageError(f"«{word}» is no KNOB=VALUE.", hint="Write it as in gpu_layers=40.")
-        found[name.strip()] = parse_knob(name.strip(), value, layers=layers)
-    return found
-
-
 def _replay(model: str | None, replays: Sequence[str], given: dict[str, Any]) -> int:
     from narthex.studies.replaying import replay_file
 
@@ -174,11 +162,12 @@ def _current(given: dict[str, Any], layers: int | None) -> KnobValues | None:
     """What the user says that they run now."""
     from narthex import settings
     from narthex.knobs import KnobValues
+    from narthex.trials.manual import read_settings
 
     if not given["current"]:
         return None
     base = KnobValues(num_ctx=given["ctx"] or settings.get("house_ctx"), parallel=given["parallel"])
-    return base.with_(**_knobs(given["current"], layers))
+    return base.with_(**read_settings(given["current"], layers=layers))
 
 
 def _progress(title: str, given: dict[str, Any]) -> Progress:
@@ -228,7 +217,7 @@ def _live(model: str, given: dict[str, Any]) -> int:
     inspection = inspect_file(path)
     prompts = _prompts(given)
     question = _question(given, prompts.label, inspection.layers)
-    engine = find_engine(given["engine_path"] or settings.get("llama_server"), tuple(given["engine_args"]))
+    engine = find_engine(given["engine_path"], tuple(given["engine_args"]))
     host = collect_host()
     for threads in (question.pins.get("threads"), question.current.threads if question.current else None):
         check_threads(threads, host)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from narthex.studies.records import Proposal, Question, Stop
-from narthex.studies.space import KV_BYTES, Space
+from narthex.studies.space import Space
+from narthex.trials.roofline import KV_BYTES
 from narthex.trials.trial import TrialRecord
 
 
