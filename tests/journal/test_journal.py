@@ -13,6 +13,7 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from narthex import paths
@@ -22,6 +23,7 @@ from narthex.knobs import KnobValues
 from narthex.memory.calibrate import PredictionRecord
 from narthex.outcomes import Outcome
 from narthex.testing.samples import KNOBS, MODEL, soak_report, trial_record
+from narthex.trials.soak import SoakReport
 
 FORK = multiprocessing.get_context("fork")  # no test forks while it has a journal open
 TABLES = ("studies", "study_ends", "trials", "observations", "decisions", "predictions", "notes", "profiles")
@@ -166,6 +168,21 @@ def test_decisions_notes_soaks_and_predictions_come_back() -> None:
         assert journal.soaks(profile="p") == [soak]
         assert journal.soaks(profile="q") == []
         assert journal.predictions(study=study) == [prediction()]
+
+
+def test_the_growth_seen_in_soaks_counts_those_of_profiles_too() -> None:
+    def grown(size: int) -> SoakReport:
+        return msgspec.structs.replace(soak_report(), vram_growth_bytes=size)
+
+    with Journal.open() as journal:
+        study, mine = begin(journal), MODEL.identity
+        assert journal.seen_growth(mine) == 0
+        journal.append_soak(study=study, knobs=KNOBS, report=grown(5))
+        journal.append_profile("mine", mine, b"{}")
+        journal.append_profile("other", "m-other", b"{}")
+        journal.append_soak(profile="mine", knobs=KNOBS, report=grown(7))
+        journal.append_soak(profile="other", knobs=KNOBS, report=grown(9))
+        assert journal.seen_growth(mine) == 7
 
 
 def test_predictions_are_narrowed_down_by_model_and_engine() -> None:

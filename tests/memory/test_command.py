@@ -14,6 +14,7 @@ from narthex.journal.journal import Journal
 from narthex.knobs import KnobValues
 from narthex.memory.calibrate import PredictionRecord
 from narthex.models.inspection import Inspection
+from narthex.paths import journal_path
 from narthex.units import GIB, MIB
 
 from .conftest import Model
@@ -94,6 +95,23 @@ def test_a_reserve_can_be_given(capsys: pytest.CaptureFixture[str], model: Inspe
     data = asked(capsys, model, *WHOLE, "--vram", "80GB", "--reserve", "3GiB")
     assert data["reserve_bytes"] == 3 * GIB
     assert asked(capsys, model, *WHOLE, "--vram", "80GB")["reserve_bytes"] == 128 * MIB
+
+
+def test_the_reserve_may_be_a_setting(
+    capsys: pytest.CaptureFixture[str], model: Inspection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NARTHEX_RESERVE", "2GiB")
+    assert asked(capsys, model, *WHOLE, "--vram", "80GB")["reserve_bytes"] == 2 * GIB
+
+
+def test_a_damaged_journal_leaves_a_plan_and_a_gap(
+    capsys: pytest.CaptureFixture[str], model: Inspection
+) -> None:
+    journal_path().parent.mkdir(parents=True)
+    journal_path().write_bytes(b"no database at all" * 99)
+    data = asked(capsys, model, *WHOLE)
+    assert data["devices"]
+    assert any("What earlier loads taught is not known" in gap for gap in data["gaps"])
 
 
 def test_a_setting_that_the_engine_refuses_is_refused_in_one_sentence(

@@ -168,6 +168,29 @@ def test_a_failed_soak_backs_off_one_step_and_soaks_again() -> None:
     assert purposes(result).count("backoff") == 2
 
 
+def test_a_failed_soak_may_back_off_to_what_the_search_measured() -> None:
+    few = space(TIGHT, contexts=(4096,), ubatches=(128,), kv_types=("f16",), layers=(25, 27))
+    answers = iter([Outcome.UNSTABLE, Outcome.DONE])
+    asked = question(soak_s=150.0, strategy="grid")
+    result = study(asked, TIGHT, within=few, soak=lambda trial, s, watch: soaked(next(answers)))
+    assert result.chosen is not None
+    assert result.chosen.gpu_layers == 25
+
+
+def test_what_fails_while_it_is_confirmed_is_not_recommended() -> None:
+    class Fickle(ModelledRunner):
+        def run(self, trial: Trial, watch: Watch) -> Observation:
+            seen = super().run(trial, watch)
+            if trial.purpose != "confirm:2" or trial.knobs.gpu_layers is None:
+                return seen
+            return Observation(outcome=Outcome.OUT_OF_MEMORY, reason="cudaMalloc failed: out of memory")
+
+    result = study(question(), TIGHT, runner=Fickle(TIGHT))
+    failed = [r.trial.knobs for r in result.trials if r.observation.outcome is Outcome.OUT_OF_MEMORY]
+    assert failed
+    assert result.chosen not in failed
+
+
 def test_what_never_survives_a_soak_is_not_recommended() -> None:
     result = study(question(soak_s=1.0), TIGHT, soak=lambda trial, s, watch: soaked(Outcome.UNSTABLE))
     assert result.chosen is None

@@ -233,6 +233,12 @@ class Journal:
         with self._reading() as db:
             return queries.select_soaks(db, study=study, profile=profile)
 
+    def seen_growth(self, model_identity: str) -> int:
+        """The most bytes by which soaks of a model, in studies and of profiles, saw VRAM growing; 0: none."""
+        with self._reading() as db:
+            rows = queries.select_soaks(db, study=None, profile=None, model_identity=model_identity)
+        return max((row.report.vram_growth_bytes or 0 for row in rows), default=0)
+
     def append_note(self, text: str, study: str | None = None) -> None:
         """Write down a person's remark."""
         with self._writing() as db:

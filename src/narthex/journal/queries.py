@@ -303,11 +303,16 @@ def insert_soak(
     )
 
 
-def select_soaks(db: Db, *, study: str | None, profile: str | None) -> list[SoakRow]:
+def select_soaks(
+    db: Db, *, study: str | None, profile: str | None, model_identity: str | None = None
+) -> list[SoakRow]:
     rows = db.execute(
         """SELECT id, study, profile, knobs, report, at FROM soaks
-           WHERE (?1 IS NULL OR study = ?1) AND (?2 IS NULL OR profile = ?2) ORDER BY id""",
-        (study, profile),
+           WHERE (?1 IS NULL OR study = ?1) AND (?2 IS NULL OR profile = ?2)
+             AND (?3 IS NULL OR study IN (SELECT id FROM studies WHERE model_identity = ?3)
+                             OR profile IN (SELECT name FROM profiles WHERE model_identity = ?3))
+           ORDER BY id""",
+        (study, profile, model_identity),
     )
     return [
         SoakRow(

@@ -41,8 +41,12 @@ def best_baseline(question: Question, space: Space, baselines: Sequence[Baseline
 
 
 def own_best(question: Question, space: Space, history: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The best setting with explicit layers: one that does not depend on what is free at the time."""
-    explicit = [record for record in history if record.trial.knobs.gpu_layers is not None]
+    """The best setting with explicit layers: one that does not depend on what is free at the time.
+
+    One that failed once, also after a good load, as while it was confirmed, is none.
+    """
+    failed = {r.trial.knobs for r in history if r.observation.outcome is not Outcome.DONE}
+    explicit = [r for r in history if r.trial.knobs.gpu_layers is not None and r.trial.knobs not in failed]
     return best_record(question, space.comparable(explicit))
 
 

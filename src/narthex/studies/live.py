@@ -97,7 +97,7 @@ def live_study(
         devices=devices_of(engine, host, calibrate(learned)),
         cores=host.physical_cores,
         reserve_bytes=question.reserve_bytes,
-        growth_bytes=seen_growth(journal, inspection.identity),
+        growth_bytes=journal.seen_growth(inspection.identity),
     )
     asked, question = question.turn, settled(question, inspection)
     if screen and question.turn != asked:
@@ -162,13 +162,6 @@ def devices_of(engine: Engine, host: HostFacts, calibration: Calibration) -> tup
         name="host", kind="host", free_bytes=host.ram_available_bytes, total_bytes=host.ram_total_bytes
     )
     return (*rows, memory)
-
-
-def seen_growth(journal: Journal, identity: str) -> int:
-    """The most that soaks of this model saw VRAM growing."""
-    studies = [row.id for row in journal.studies() if row.model and row.model.identity == identity]
-    growth = [row.report.vram_growth_bytes or 0 for study in studies for row in journal.soaks(study=study)]
-    return max([0, *growth])
 
 
 def tenants_words(host: HostFacts) -> list[str]:

@@ -69,7 +69,9 @@ def _lower(session: Session, space: Space, knobs: KnobValues, report: SoakReport
     failed, evidence = report.outcome, report.reason
     while True:
         order = session.question.backoff_order
-        step = back_off(knobs, failed, space, order, space.min_ctx, session.history)
+        # What ran well in the search may be soaked: only what failed is behind us.
+        behind = [record for record in session.history if record.observation.outcome is not Outcome.DONE]
+        step = back_off(knobs, failed, space, order, space.min_ctx, behind)
         if isinstance(step, Stop):
             session.decide("stop", step.why, evidence)
             return None

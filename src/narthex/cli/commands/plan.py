@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from narthex.cli.options import json_option, knob_option, model_argument
-from narthex.errors import NarthexError
+from narthex.errors import JournalError, NarthexError
 from narthex.knobs import KnobValues, parse_knob
 from narthex.memory.plan import Device, MemoryPlan, plan_memory
 from narthex.models.inspection import Inspection
@@ -43,6 +43,7 @@ def command(
     Without --ctx or --gpu-layers the largest context for each layer count and KV type is listed too.
     MODEL is a .gguf file (any part of a split one), or «demo» for the built-in model.
     """
+    from narthex import settings
     from narthex.models.catalog import find_model
     from narthex.models.gguf import inspect_file
 
@@ -50,9 +51,14 @@ def command(
     inspection = inspect_file(path)
     knobs = _knobs(inspection, given)
     devices, gaps = _devices(vram)
-    calibration, growth = (None, 0) if vram else _learned(inspection)
+    calibration, growth = None, 0
+    if not vram:
+        try:
+            calibration, growth = _learned(inspection)
+        except JournalError as error:  # a plan needs no journal
+            gaps = (*gaps, f"What earlier loads taught is not known: {error.message}")
     options: dict[str, Any] = {
-        "reserve_bytes": None if reserve is None else parse_size(reserve),
+        "reserve_bytes": settings.get("reserve") if reserve is None else parse_size(reserve),
         "calibration": calibration,
         "growth_bytes": growth,
     }
@@ -107,18 +113,10 @@ def _devices(vram: str | None) -> tuple[tuple[Device, ...], tuple[str, ...]]:
         for card in cards
         for process in card.processes
     )
-    free, total = _main_memory()
+    from narthex.host.collect import read_memory
+
+    total, free = (size or None for size in read_memory())
     return (*gpus, Device(name="host", kind="host", free_bytes=free, total_bytes=total)), (*gaps, *tenants)
-
-
-def _main_memory() -> tuple[int | None, int | None]:
-    """Available and total bytes of main memory, from the kernel; None where it does not tell."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            rows = dict(line.split(":", 1) for line in file)
-        return tuple(int(rows[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal"))  # type: ignore[return-value]
-    except (OSError, KeyError, ValueError):
-        return None, None
 
 
 def _learned(inspection: Inspection) -> tuple[Calibration | None, int]:
@@ -131,13 +129,8 @@ def _learned(inspection: Inspection) -> tuple[Calibration | None, int]:
     from narthex.memory.calibrate import calibrate
 
     with Journal.open() as journal:
-        predictions = journal.predictions(model_identity=inspection.identity)
-        studies = [
-            row for row in journal.studies() if row.model and row.model.identity == inspection.identity
-        ]
-        soaks = [soak for study in studies for soak in journal.soaks(study=study.id)]
-    learned = calibrate(predictions)
-    growth = max((soak.report.vram_growth_bytes or 0 for soak in soaks), default=0)
+        learned = calibrate(journal.predictions(model_identity=inspection.identity))
+        growth = journal.seen_growth(inspection.identity)
     return (learned if learned.corrections else None), growth
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from narthex.engines._base import Engine
     from narthex.host.facts import HostFacts
     from narthex.journal.journal import Journal
-    from narthex.memory.plan import Device, MemoryPlan
+    from narthex.memory.plan import MemoryPlan
     from narthex.models.inspection import Inspection
     from narthex.profiles.profile import Profile
     from narthex.trials.workload import Prompts
@@ -196,12 +196,14 @@ def _measure(
     """What the plan says, and what it is."""
     from narthex.memory.calibrate import calibrate
     from narthex.memory.plan import plan_memory
+    from narthex.studies.live import devices_of
     from narthex.trials.runner import EngineRunner
     from narthex.views.progress import Progress
     from narthex.views.text import observation_words
 
-    inspection, engine, devices = bench.inspection, bench.engine, _devices(bench.engine, bench.host)
+    inspection, engine = bench.inspection, bench.engine
     learned = calibrate(journal.predictions(inspection.identity, engine.key))
+    devices = devices_of(engine, bench.host, learned)
     plan = plan_memory(inspection, trial.knobs, devices, calibration=learned if learned.corrections else None)
     path = Path(trial.model.path)
     runner = EngineRunner(
@@ -220,25 +222,14 @@ def _measure(
 
 def _keep(journal: Journal, bench: _Bench, record: TrialRecord) -> None:
     """Write it down, with prediction and reality side by side."""
+    from narthex.memory.calibrate import Calibration
+    from narthex.studies.live import devices_of
     from narthex.trials.ledger import predictions
 
     journal.append_trial(None, record)
-    devices = _devices(bench.engine, bench.host)
+    devices = devices_of(bench.engine, bench.host, Calibration(engine_key=None))
     for row in predictions(bench.inspection, devices, record.trial, record.observation):
         journal.append_prediction(None, row)
-
-
-def _devices(engine: Engine, host: HostFacts) -> tuple[Device, ...]:
-    from narthex.memory.plan import Device
-
-    gpus = tuple(
-        Device(name=row.name, kind="gpu", free_bytes=row.free_bytes, total_bytes=row.total_bytes)
-        for row in engine.devices
-    )
-    memory = Device(
-        name="host", kind="host", free_bytes=host.ram_available_bytes, total_bytes=host.ram_total_bytes
-    )
-    return (*gpus, memory)
 
 
 def _as_json(found: _Result) -> str:
