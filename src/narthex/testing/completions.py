@@ -31,11 +31,13 @@ class CompletionServer:
     """Runs a script for each request. A step is an event (a dict), raw text, or seconds to wait (a float).
 
     With ``status`` other than 200 the first step is the whole body. When the script ends, so does the
-    connection; ``requests`` keeps what was asked.
+    connection; ``requests`` keeps what was asked, ``most_at_once`` how many were answered side by side.
     """
 
     def __init__(self, script: Sequence[dict[str, Any] | str | float], *, status: int = 200) -> None:
         self.requests: list[dict[str, Any]] = []
+        self.most_at_once = self._running = 0
+        self._counting = threading.Lock()
         script = list(script)
         server = self
 
@@ -45,11 +47,14 @@ class CompletionServer:
                 server.requests.append(json.loads(self.rfile.read(length)))
                 self.send_response(status)
                 self.end_headers()
+                server._count(1)
                 try:
                     for step in script:
                         self._step(step)
                 except OSError:
                     pass  # the client left
+                finally:
+                    server._count(-1)
 
             def _step(self, step: dict[str, Any] | str | float) -> None:
                 if isinstance(step, float):
@@ -68,6 +73,11 @@ class CompletionServer:
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def _count(self, change: int) -> None:
+        with self._counting:
+            self._running += change
+            self.most_at_once = max(self.most_at_once, self._running)
 
     def __enter__(self) -> CompletionServer:
         self._thread.start()

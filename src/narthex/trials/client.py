@@ -188,6 +188,8 @@ def complete(
         connection.request("POST", "/completion", body, {"Content-Type": "application/json"})
         return _read(connection.getresponse(), stream)
     except TimeoutError:
+        if timeout_s <= stall_s:
+            return stream.reply(Outcome.TIMEOUT, f"no end after {timeout_s:.0f} s")
         return stream.reply(Outcome.STALLED, f"the engine sent nothing for {stall_s:.0f} s")
     except (OSError, http.client.HTTPException, ValueError) as error:
         return stream.reply(Outcome.REQUEST_FAILED, f"the connection broke off ({error!r})", lost=True)
