@@ -114,7 +114,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="reserve",
         env="NARTHEX_RESERVE",
-        help="VRAM that stays free. Without it: 128 MiB, the growth seen in soaks, and other tenants' peak.",
+        help="VRAM that stays free. Without it: 128 MiB and the growth seen in soaks. Tenants come on top.",
         parse=parse_size,
         default=lambda: None,
         show=format_size,
@@ -149,7 +149,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="house_ctx",
         env="NARTHEX_HOUSE_CTX",
-        help="Context of the house defaults: the baseline of a fixed habit.",
+        help="Context of the house defaults in a trial by hand; in a study they get the context asked for.",
         parse=_count,
         default=lambda: 4096,
         default_words="4096",

@@ -11,11 +11,9 @@ from narthex.views.table import table, width
 from narthex.views.text import (
     OUTCOME_WORDS,
     compared,
-    decision_lines,
     format_duration_fine,
     observation_words,
     study_table,
-    trial_table,
 )
 
 
@@ -120,19 +118,6 @@ def test_a_failure_keeps_the_line_that_proves_it() -> None:
 def test_a_finished_trial_is_one_line_of_figures() -> None:
     line = observation_words(study_result().trials[3].observation)
     assert line == "turn 5.10 s · prompt 1,627 t/s · decode 54.6 t/s · load 6.10 s · VRAM 19.3 GiB"
-
-
-def test_trials_and_decisions_are_listed_in_time_order() -> None:
-    result = study_result()
-    rows = trial_table(result.trials).splitlines()[2:]
-    assert [row.split()[0] for row in rows] == [str(number) for number in range(1, 9)]
-    assert "out_of_memory" in rows[2]
-    assert [line.split()[1] for line in decision_lines(result).splitlines() if line[:3].strip()] == [
-        "try:",
-        "backoff:",
-        "confirm:",
-        "recommend:",
-    ]
 
 
 def test_ratios_read_like_speech() -> None:

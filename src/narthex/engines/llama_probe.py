@@ -128,11 +128,6 @@ def read_devices(text: str) -> tuple[EngineDevice, ...]:
     return tuple(EngineDevice(row[1], row[2], int(row[3]) * MIB, int(row[4]) * MIB) for row in found)
 
 
-def refresh(engine: Engine) -> tuple[EngineDevice, ...]:
-    """The devices with the memory that is free now."""
-    return _devices(Path(engine.path), engine.extra_args, engine.flags, environment(engine.env))[0]
-
-
 def _devices(
     binary: Path, extra_args: tuple[str, ...], flags: frozenset[str], env: dict[str, str]
 ) -> tuple[tuple[EngineDevice, ...], tuple[str, ...]]:

@@ -12,7 +12,7 @@ from narthex.engines.llama_exit import explain_exit
 from narthex.engines.llama_find import find_engine, find_engines, survey
 from narthex.engines.llama_launch import launch
 from narthex.engines.llama_log import parse_load
-from narthex.engines.llama_probe import probe, refresh
+from narthex.engines.llama_probe import probe
 from narthex.engines.llama_running import LlamaServer
 
 __all__ = [
@@ -25,6 +25,5 @@ __all__ = [
     "launch",
     "parse_load",
     "probe",
-    "refresh",
     "survey",
 ]

@@ -75,17 +75,6 @@ class Recurrent(Transformer):
         g.expand(copy_into(none, view(state, (length, 0), state.nb[1:2])))
         return out
 
-    def _convolved(self, i: int, state: Tensor, x: Tensor, kernel: str, biased: bool) -> Tensor:
-        """A causal convolution over the last rows and the new ones; the state moves on."""
-        taps = self.need(i, kernel)
-        kept, n = taps.ne[0] - 1, self.setup.streams
-        channels = taps.ne[1]
-        before = reshape(self.recall(state), kept, channels, n)
-        rows = concat(before, transpose(x), 0)
-        last = view(rows, (kept, channels, n), rows.nb[1:3])
-        self.graph.expand(copy_into(last, view(state, (kept * channels, n), state.nb[1:2])))
-        return self._slide(i, rows, kernel, biased)
-
     def _slide(self, i: int, rows: Tensor, kernel: str, biased: bool) -> Tensor:
         taps = self.need(i, kernel)
         out = fresh("ssm_conv", "F32", (taps.ne[1], rows.ne[0] - taps.ne[0] + 1, rows.ne[2], 1), rows, taps)

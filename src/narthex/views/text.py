@@ -8,7 +8,6 @@ from narthex.outcomes import Outcome
 from narthex.studies.records import Baseline, StudyResult
 from narthex.trials.observation import Observation
 from narthex.trials.soak import SoakReport
-from narthex.trials.trial import TrialRecord
 from narthex.units import format_duration, format_loads, format_rate, format_size
 from narthex.views.figures import (
     TIE,
@@ -82,35 +81,6 @@ def observation_words(observation: Observation) -> str:
     if observation.doubts:
         parts.append("doubts: " + "; ".join(observation.doubts))
     return " · ".join(parts)
-
-
-def trial_table(records: tuple[TrialRecord, ...] | list[TrialRecord]) -> str:
-    """All trials in time order, one row each."""
-    rows = []
-    for number, record in enumerate(records, 1):
-        seen = record.observation
-        rows.append(
-            (
-                str(number),
-                record.trial.purpose,
-                seen.outcome.value,
-                format_duration_fine(seen.turn_s) if seen.turn_s is not None else "",
-                format_rate(seen.decode_tps) if seen.decode_tps is not None else "",
-                format_rate(seen.prompt_tps) if seen.prompt_tps is not None else "",
-                record.trial.knobs.describe(),
-            )
-        )
-    return table(("#", "purpose", "outcome", "turn", "decode", "prompt", "setting"), rows, right="rllrrr")
-
-
-def decision_lines(result: StudyResult) -> str:
-    """The study's steps with their reasons, oldest first."""
-    lines = []
-    for row in result.decisions:
-        lines.append(wrap(f"{row.sequence:>3}  {row.kind}: {row.text}", indent=5))
-        if row.evidence:
-            lines.append(wrap(f"     evidence: {row.evidence}", indent=5))
-    return "\n".join(lines)
 
 
 def soak_words(report: SoakReport) -> str:
