@@ -177,6 +177,16 @@ def test_a_failed_soak_may_back_off_to_what_the_search_measured() -> None:
     assert result.chosen.gpu_layers == 25
 
 
+def test_a_baseline_that_fails_its_soak_gives_way_to_the_best_of_the_search() -> None:
+    few = space(TIGHT, contexts=(4096,), ubatches=(128,), kv_types=("f16",), layers=(20, 22))
+    answers = iter([Outcome.UNSTABLE, Outcome.DONE])
+    result = study(
+        question(soak_s=150.0), TIGHT, within=few, soak=lambda trial, s, watch: soaked(next(answers))
+    )
+    assert [knobs.gpu_layers for knobs in result.soaked_knobs] == [None, 22]
+    assert result.chosen == result.soaked_knobs[1]
+
+
 def test_what_fails_while_it_is_confirmed_is_not_recommended() -> None:
     class Fickle(ModelledRunner):
         def run(self, trial: Trial, watch: Watch) -> Observation:

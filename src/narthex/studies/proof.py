@@ -9,7 +9,7 @@ import msgspec
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 from narthex.studies.backoff import back_off
-from narthex.studies.conclusion import Answer
+from narthex.studies.conclusion import Answer, own_best
 from narthex.studies.records import Stop
 from narthex.studies.session import Session
 from narthex.studies.space import Space
@@ -73,6 +73,10 @@ def _lower(session: Session, space: Space, knobs: KnobValues, report: SoakReport
         behind = [record for record in session.history if record.observation.outcome is not Outcome.DONE]
         step = back_off(knobs, failed, space, order, space.min_ctx, behind)
         if isinstance(step, Stop):
+            if (other := _from_the_search(session, space, knobs)) is not None:
+                why = f"{failed.value.replace('_', ' ')}: the best setting of the search instead"
+                session.decide("backoff", why, evidence, other)
+                return other
             session.decide("stop", step.why, evidence)
             return None
         session.decide("backoff", step.why, evidence, step.knobs)
@@ -80,3 +84,13 @@ def _lower(session: Session, space: Space, knobs: KnobValues, report: SoakReport
         if observation.outcome is Outcome.DONE:
             return step.knobs
         knobs, failed, evidence = step.knobs, observation.outcome, observation.reason
+
+
+def _from_the_search(session: Session, space: Space, knobs: KnobValues) -> KnobValues | None:
+    """What a baseline's failed soak leaves: the search's own best, since a baseline has no neighbours in the
+    space to step down to. None where that is none, or was soaked already."""
+    best = own_best(session.question, space, session.history)
+    if best is None or space.find(knobs) is not None:
+        return None
+    soaked = [tried for tried, _ in session.soaks]
+    return None if best.trial.knobs in soaked else best.trial.knobs
