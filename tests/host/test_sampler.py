@@ -50,9 +50,7 @@ def test_work_of_an_engine_that_ended_is_not_the_work_of_others() -> None:
 
 
 def test_growing_memory_shows() -> None:
-    words = (
-        "import time; a = []\nfor _ in range(40): a.append(b'x' * 2**20); time.sleep(.01)\ntime.sleep(99)"
-    )
+    words = "import time; a = []\nfor _ in range(40): a.append(b'x' * 2**20); time.sleep(.01)\ntime.sleep(99)"
     with subprocess.Popen([sys.executable, "-c", words]) as process:
         with Sampler(process.pid, interval_s=0.05) as sampler:
             until = time.monotonic() + 30  # on a busy machine it starts late
