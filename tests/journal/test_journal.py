@@ -22,6 +22,7 @@ from narthex.journal.journal import Journal
 from narthex.knobs import KnobValues
 from narthex.memory.calibrate import PredictionRecord
 from narthex.outcomes import Outcome
+from narthex.testing import samples
 from narthex.testing.samples import KNOBS, MODEL, soak_report, trial_record
 from narthex.trials.soak import SoakReport
 
@@ -183,6 +184,18 @@ def test_the_growth_seen_in_soaks_counts_those_of_profiles_too() -> None:
         journal.append_soak(profile="mine", knobs=KNOBS, report=grown(7))
         journal.append_soak(profile="other", knobs=KNOBS, report=grown(9))
         assert journal.seen_growth(mine) == 7
+
+
+def test_tenants_count_by_what_they_held_beyond_now() -> None:
+    with Journal.open() as journal:
+        seen = samples.trial_record()
+        peaks = msgspec.structs.replace(seen.observation.peaks, vram_card_bytes=1000, vram_bytes=700)
+        observation = msgspec.structs.replace(seen.observation, peaks=peaks)
+        journal.append_trial(None, msgspec.structs.replace(seen, observation=observation))
+        mine = seen.trial.model.identity
+        assert journal.seen_tenants(mine, held_bytes=100) == 200
+        assert journal.seen_tenants(mine, held_bytes=300) == 0
+        assert journal.seen_tenants("another model", held_bytes=0) == 0
 
 
 def test_predictions_are_narrowed_down_by_model_and_engine() -> None:

@@ -21,6 +21,7 @@ from narthex.journal.database import BUSY_TIMEOUT_S, open_database, translated
 from narthex.journal.rows import DecisionRow, NoteRow, ProfileRow, SoakRow, StudyRow
 from narthex.journal.study_lock import release, take
 from narthex.knobs import KnobValues
+from narthex.outcomes import Outcome
 from narthex.trials.soak import SoakReport
 from narthex.trials.trial import ModelRef, TrialRecord
 
@@ -234,10 +235,22 @@ class Journal:
             return queries.select_soaks(db, study=study, profile=profile)
 
     def seen_growth(self, model_identity: str) -> int:
-        """The most bytes by which soaks of a model, in studies and of profiles, saw VRAM growing; 0: none."""
+        """The most bytes by which soaks of a model that were survived saw VRAM growing; 0: none."""
         with self._reading() as db:
             rows = queries.select_soaks(db, study=None, profile=None, model_identity=model_identity)
-        return max((row.report.vram_growth_bytes or 0 for row in rows), default=0)
+        survived = [row.report for row in rows if row.report.outcome is Outcome.DONE]
+        return max((report.vram_growth_bytes or 0 for report in survived), default=0)
+
+    def seen_tenants(self, model_identity: str, held_bytes: int) -> int:
+        """How much more than ``held_bytes`` other programs held of the card in trials of a model."""
+        with self._reading() as db:
+            seen = [row.observation.peaks for row in queries.select_model_trials(db, model_identity)]
+        others = [
+            peaks.vram_card_bytes - peaks.vram_bytes
+            for peaks in seen
+            if peaks.vram_card_bytes is not None and peaks.vram_bytes is not None
+        ]
+        return max((held - held_bytes for held in others if held > held_bytes), default=0)
 
     def append_note(self, text: str, study: str | None = None) -> None:
         """Write down a person's remark."""

@@ -190,6 +190,12 @@ def select_trials(db: Db, study: str | None) -> list[TrialRecord]:
     return [_trial(row) for row in db.execute(f"{_TRIALS} WHERE t.study IS ? ORDER BY t.id", (study,))]
 
 
+def select_model_trials(db: Db, model_identity: str) -> list[TrialRecord]:
+    """Every trial of a model, in the order in which they were written."""
+    rows = db.execute(f"{_TRIALS} WHERE t.model_identity = ? ORDER BY t.id", (model_identity,))
+    return [_trial(row) for row in rows]
+
+
 def select_last_trial(db: Db, model_identity: str) -> TrialRecord | None:
     row = db.execute(
         f"{_TRIALS} WHERE t.model_identity = ? ORDER BY t.id DESC LIMIT 1", (model_identity,)

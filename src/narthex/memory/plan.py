@@ -40,6 +40,14 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     total_bytes: int | None = None
 
 
+def held_by_others(devices: tuple[Device, ...]) -> int | None:
+    """Bytes of the GPU that are in use before the engine starts. None: not known, or not one GPU."""
+    cards = [device for device in devices if device.kind == "gpu"]
+    if len(cards) != 1 or cards[0].total_bytes is None or cards[0].free_bytes is None:
+        return None
+    return cards[0].total_bytes - cards[0].free_bytes
+
+
 class DevicePlan(msgspec.Struct, frozen=True, kw_only=True):
     """The plan for one device. The ``plan --json`` fields of one entry of ``devices``."""
 

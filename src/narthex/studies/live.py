@@ -14,7 +14,7 @@ from narthex.journal.journal import Journal
 from narthex.knobs import KnobValues
 from narthex.memory import overhead
 from narthex.memory.calibrate import Calibration, PredictionRecord, calibrate
-from narthex.memory.plan import Device, plan_memory
+from narthex.memory.plan import Device, held_by_others, plan_memory
 from narthex.models.inspection import Inspection
 from narthex.studies.baselines import House, baselines_of
 from narthex.studies.live_space import Machine, contexts, live_space
@@ -93,11 +93,14 @@ def live_study(
 
     learned = journal.predictions(model_identity=inspection.identity, engine_key=engine.key)
     learned = learned or _witness(inspection, engine, question)
+    devices = devices_of(engine, host, calibrate(learned))
+    held = held_by_others(devices)
     machine = Machine(
-        devices=devices_of(engine, host, calibrate(learned)),
+        devices=devices,
         cores=host.physical_cores,
         reserve_bytes=question.reserve_bytes,
         growth_bytes=journal.seen_growth(inspection.identity),
+        tenants_bytes=0 if held is None else journal.seen_tenants(inspection.identity, held),
     )
     asked, question = question.turn, settled(question, inspection)
     if screen and question.turn != asked:

@@ -57,6 +57,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     cores: int | None = None
     reserve_bytes: int | None = None
     growth_bytes: int = 0
+    tenants_bytes: int = 0
     calibration: Calibration | None = None
 
     @property
@@ -70,7 +71,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
         return (
             self.reserve_bytes
             if self.reserve_bytes is not None
-            else overhead.DEFAULT_RESERVE + self.growth_bytes
+            else overhead.DEFAULT_RESERVE + self.growth_bytes + self.tenants_bytes
         )
 
 

@@ -9,7 +9,7 @@ import click
 from narthex.cli.options import json_option, knob_option, model_argument
 from narthex.errors import JournalError, NarthexError
 from narthex.knobs import KnobValues, parse_knob
-from narthex.memory.plan import Device, MemoryPlan, plan_memory
+from narthex.memory.plan import Device, MemoryPlan, held_by_others, plan_memory
 from narthex.models.inspection import Inspection
 from narthex.units import MIB, format_size, parse_size
 
@@ -51,16 +51,17 @@ def command(
     inspection = inspect_file(path)
     knobs = _knobs(inspection, given)
     devices, gaps = _devices(vram)
-    calibration, growth = None, 0
+    calibration, growth, tenants = None, 0, 0
     if not vram:
         try:
-            calibration, growth = _learned(inspection)
+            calibration, growth, tenants = _learned(inspection, held_by_others(devices))
         except JournalError as error:  # a plan needs no journal
             gaps = (*gaps, f"What earlier loads taught is not known: {error.message}")
     options: dict[str, Any] = {
         "reserve_bytes": settings.get("reserve") if reserve is None else parse_size(reserve),
         "calibration": calibration,
         "growth_bytes": growth,
+        "tenants_bytes": tenants,
     }
     plan = plan_memory(inspection, knobs, devices, **options)
     server = None
@@ -119,19 +120,21 @@ def _devices(vram: str | None) -> tuple[tuple[Device, ...], tuple[str, ...]]:
     return (*gpus, Device(name="host", kind="host", free_bytes=free, total_bytes=total)), (*gaps, *tenants)
 
 
-def _learned(inspection: Inspection) -> tuple[Calibration | None, int]:
-    """What earlier loads of this model taught, and the most that its soaks saw VRAM growing."""
+def _learned(inspection: Inspection, held: int | None) -> tuple[Calibration | None, int, int]:
+    """What earlier loads of this model taught, the most that its soaks saw VRAM growing, and how much more
+    than now other tenants held of the card."""
     from narthex.paths import journal_path
 
     if not journal_path().exists():
-        return None, 0
+        return None, 0, 0
     from narthex.journal.journal import Journal
     from narthex.memory.calibrate import calibrate
 
     with Journal.open() as journal:
         learned = calibrate(journal.predictions(model_identity=inspection.identity))
         growth = journal.seen_growth(inspection.identity)
-    return (learned if learned.corrections else None), growth
+        tenants = 0 if held is None else journal.seen_tenants(inspection.identity, held)
+    return (learned if learned.corrections else None), growth, tenants
 
 
 def _witness(path: Any, knobs: KnobValues) -> tuple[tuple[DeviceBuffers, ...], str | None]:

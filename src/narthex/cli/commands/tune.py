@@ -43,8 +43,15 @@ _DEMO_SOAK_S = 20.0
 @click.option("--workload", metavar="W", help="What is asked: chat, document, code or agent.")
 @click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="Your own prompts.")
 @click.option("--depth", type=click.IntRange(min=0), metavar="N", help="Tokens before a turn.  [3072]")
-@click.option("--prompt-tokens", type=click.IntRange(min=1), metavar="N", help="A turn's prompt.  [512]")
-@click.option("--generate", type=click.IntRange(min=1), metavar="N", help="A turn's answer.  [256]")
+@click.option(
+    "--prompt-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="A turn's prompt.  [512; by the workload]",
+)
+@click.option(
+    "--generate", type=click.IntRange(min=1), metavar="N", help="A turn's answer.  [256; by the workload]"
+)
 @click.option("--strategy", default="guided", show_default=True, help="guided, grid, random or tpe.")
 @click.option("--engine-path", metavar="PATH", help="The llama-server to use.")
 @click.option("--engine-arg", "engine_args", multiple=True, metavar="ARG", help="Given to its every start.")
@@ -124,8 +131,10 @@ def _speed(asked: float | None) -> float | None:
 
 def _turn(given: dict[str, Any]) -> Any:
     from narthex.trials.trial import Turn
+    from narthex.trials.workload import WORKLOADS
 
-    usual = _DEMO_TURN if given["demo"] else (3072, 512, 256)
+    own = WORKLOADS[given["workload"] or "chat"].turn if given["workload"] in WORKLOADS else Turn()
+    usual = _DEMO_TURN if given["demo"] else (own.depth, own.prompt_tokens, own.generate)
     prompt, generate = given["prompt_tokens"] or usual[1], given["generate"] or usual[2]
     depth = usual[0] if given["depth"] is None else given["depth"]
     if given["ctx"] is not None and depth + prompt + generate > given["ctx"]:

@@ -7,6 +7,7 @@ To add one: write the module and add its row here; ``tests/studies/strategies`` 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -36,6 +37,11 @@ def strategy(name: str) -> Propose:
     if name not in STRATEGIES:
         raise UsageError(
             f"There is no strategy «{name}».", hint="Strategies are: " + ", ".join(STRATEGIES) + "."
+        )
+    if name == "tpe" and importlib.util.find_spec("optuna") is None:
+        raise UsageError(
+            "The strategy «tpe» needs Optuna, which is not installed.",
+            hint="pip install optuna, or use --strategy guided.",
         )
     module = importlib.import_module(f"narthex.studies.strategies.{name}")
     found: Propose = module.propose

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from narthex.errors import UsageError
 from narthex.studies.objective import measured_utility
 from narthex.studies.records import Proposal, Question, Stop
 from narthex.studies.space import Space
@@ -20,7 +19,7 @@ _DRAWS = 64  # draws until one names a setting of the list that has not been tri
 
 
 def propose(question: Question, space: Space, history: Sequence[TrialRecord]) -> Proposal | Stop:
-    """What TPE would try next. Raises UsageError where Optuna is not installed."""
+    """What TPE would try next."""
     optuna = _optuna()
     tried = {record.trial.knobs for record in history}
     left = [candidate.knobs for candidate in space.candidates if candidate.knobs not in tried]
@@ -45,13 +44,8 @@ def propose(question: Question, space: Space, history: Sequence[TrialRecord]) ->
 
 
 def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError:
-        raise UsageError(
-            "The strategy «tpe» needs Optuna, which is not installed.",
-            hint="pip install 'narthex[search]', or use --strategy guided.",
-        ) from None
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
