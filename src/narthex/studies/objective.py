@@ -15,8 +15,8 @@ from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 from narthex.studies.records import Goal, Question
 from narthex.trials.trial import TrialRecord, Turn
+from narthex.trials.verdict import TIE
 
-TIE = 0.02  # within 2 % two turn times are the same
 DOUBLING = log(1.125)  # balanced: twice the context is worth an eighth more turn time
 LEAST_DECODE_TPS = 10.0  # longest, where no speed is asked for: about as fast as people read
 _TIE_BREAK = 0.9 * TIE  # what all of the context range is worth under «fastest»

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from narthex.outcomes import Outcome
 from narthex.studies.records import Stop
 from narthex.trials.trial import TrialRecord
+from narthex.trials.verdict import TIE
 from narthex.units import format_loads
 
-WORTH = 0.02  # gains below this are a tie
+WORTH = TIE  # gains below this are a tie
 LEAST_CHANCE = 0.12  # settings less likely to fit than this are not worth a load
 _HOPELESS = {
     Outcome.CORRUPT_FILE: "the model file is damaged",

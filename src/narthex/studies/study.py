@@ -22,7 +22,7 @@ from narthex.studies.conclusion import (
 )
 from narthex.studies.cost_model import CostModel
 from narthex.studies.notebook import StudyJournal
-from narthex.studies.objective import TIE, best_record, turn_speeds
+from narthex.studies.objective import best_record, turn_speeds
 from narthex.studies.proof import Soak, prove
 from narthex.studies.records import Baseline, Proposal, Question, Stop, StudyResult
 from narthex.studies.screen import Screen, Silent
@@ -30,6 +30,7 @@ from narthex.studies.session import Identity, Session, summary
 from narthex.studies.space import Candidate, Space
 from narthex.studies.strategies import guided, strategy
 from narthex.trials.trial import Runner, TrialRecord
+from narthex.trials.verdict import TIE
 from narthex.units import format_duration
 
 CONFIRM_LOADS = 4  # A/B/A/B

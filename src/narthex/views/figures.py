@@ -13,8 +13,6 @@ from narthex.studies.records import Baseline, StudyResult
 from narthex.trials.soak import SoakReport
 from narthex.trials.trial import TrialRecord
 
-TIE = 0.02  # within 2 % two turn times are the same
-
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
     """Medians over trials of one setting: seconds a turn, tokens/s. None: not measured."""

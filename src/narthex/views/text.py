@@ -8,9 +8,9 @@ from narthex.outcomes import Outcome
 from narthex.studies.records import Baseline, StudyResult
 from narthex.trials.observation import Observation
 from narthex.trials.soak import SoakReport
+from narthex.trials.verdict import TIE
 from narthex.units import format_duration, format_loads, format_rate, format_size
 from narthex.views.figures import (
-    TIE,
     Speed,
     baseline_speed,
     chosen_speed,
