@@ -96,6 +96,13 @@ KNOBS: tuple[Knob, ...] = (
         unit="layers",
         help="Mixture of experts: the first N layers keep their experts on the CPU.",
     ),
+    Knob(
+        name="mmap",
+        flag="--mmap",
+        kind="choice",
+        choices=("auto", "on", "off"),
+        help="Weights in main memory: mapped from the file, or read into memory of their own.",
+    ),
 )
 
 BY_NAME = {knob.name: knob for knob in KNOBS}
@@ -116,6 +123,7 @@ class KnobValues(msgspec.Struct, frozen=True, kw_only=True):
     parallel: int = 1
     threads: int | None = None
     cpu_moe: int = 0
+    mmap: str = "auto"
 
     def with_(self, **changes: Any) -> KnobValues:
         """A copy with some knobs turned."""
@@ -146,6 +154,8 @@ class KnobValues(msgspec.Struct, frozen=True, kw_only=True):
             parts.append(f"threads {self.threads}")
         if self.cpu_moe:
             parts.append(f"experts of {self.cpu_moe} layers on CPU")
+        if self.mmap != "auto":
+            parts.append(f"mmap {self.mmap}")
         return " · ".join(parts)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from narthex.host.facts import CardsBefore
+from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 
 _OVERFLOWING = re.compile(r"\(\s*(\d+) overflowing\)")
@@ -23,17 +25,31 @@ class EngineDevice(msgspec.Struct, frozen=True):
     free_bytes: int
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine can't be asked for with one load.
+
+    ``fixed`` holds knobs that are the same for every load, with the value they have; ``why`` tells for each
+    of them where it comes from («OLLAMA_KV_CACHE_TYPE of the server»).
+    """
+
+    fixed: dict[str, Any] = {}
+    why: dict[str, str] = {}
+    one_batch: bool = False  # batch and micro-batch are one value
+
+
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
     """An engine that was found and probed.
 
-    ``key`` names build and devices: a profile or a calibration belongs to it.
+    ``key`` names build, server-wide settings and devices: a profile or a calibration belongs to it.
     """
 
-    kind: str  # "llama-server"
-    path: str
-    source: str  # "flag", "environment", "PATH", "ollama", "wheel"
+    kind: str  # "llama-server", "ollama"
+    path: str  # the program; for a server that narthex does not start, its URL
+    source: str  # "flag", "environment", "PATH", "ollama", "wheel", "container", …
     build: str  # "b11434", or what --version says where it has no build number
-    flags: frozenset[str]
+    variant: str = ""  # settings of the whole server that change speed or memory: "kv=q8_0 slots=4"
+    limits: Limits = Limits()
+    flags: frozenset[str] = frozenset()
     traits: frozenset[str] = frozenset()  # what flags mean in this build; see engines.llama_probe
     devices: tuple[EngineDevice, ...]
     fit_params: str | None = None  # llama-fit-params beside it
@@ -45,7 +61,7 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> str:
         """``llama-server b11434 CUDA0=NVIDIA H100``: build and devices, no sizes."""
         devices = ",".join(f"{device.name}={device.description}" for device in self.devices) or "CPU"
-        return f"{self.kind} {self.build} {devices}"
+        return " ".join(word for word in (self.kind, self.build, self.variant, devices) if word)
 
 
 class DeviceBuffers(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +83,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     ubatch: int | None = None
     flash_attn: bool | None = None
     fit: str | None = None  # what the engine's own placement decided, in its words
+    processor: str | None = None  # as a server's own list says it: "100% GPU", "23%/77% CPU/GPU"
     gaps: tuple[str, ...] = ()  # what is unknown, or was done differently from what was asked
 
     @property
@@ -104,22 +121,30 @@ class LaunchFailed(Exception):
         self.load_s = load_s
 
 
+Watch = Callable[[str, float | None], None]
+"""Called with a stage («loading», «waiting for Ollama») and, where known, its share done in 0…1."""
+
+
 class RunningEngine(Protocol):
-    """An engine process that answers. Always used as a context manager; leaving it stops the process."""
+    """A loaded model that answers. Always used as a context manager; leaving it ends what was begun: the
+    process where narthex started one, else the model in the server."""
 
     url: str
+    wire: str  # how it is asked: a name in narthex.trials.wires.WIRES
+    served_as: str  # the model's name in requests; "" where the server has only one
+    options: dict[str, Any]  # what each request must carry, so that the server keeps the setting
     load_s: float
     report: LoadReport
-    log_path: Path
+    log_path: Path | None
 
     @property
-    def pid(self) -> int:
-        """Of the engine itself."""
+    def pid(self) -> int | None:
+        """Of the process that computes; None where it can't be seen from here."""
         ...
 
     @property
     def cards_before(self) -> CardsBefore | None:
-        """The GPUs before the start, for the sampler; None where the engine uses none."""
+        """The GPUs before the start, for the sampler; None where the engine uses none of this machine."""
         ...
 
     def alive(self) -> bool:
@@ -130,14 +155,34 @@ class RunningEngine(Protocol):
         """Why it ended, once it is no longer alive."""
         ...
 
+    def explain(self, outcome: Outcome, words: str, *, lost: bool) -> Failure:
+        """Why a request failed. ``outcome`` and ``words`` are what the client saw; ``lost``: the connection
+        ended early. The engine's log may know better."""
+        ...
+
     def tail(self, lines: int = 40) -> list[str]:
         """The newest lines of its output."""
         ...
 
     def stop(self) -> StopReport:
-        """Gently, then firmly; returns once the process is gone. Safe to call twice."""
+        """Gently, then firmly; returns once its memory is free. Safe to call twice."""
         ...
 
     def __enter__(self) -> RunningEngine: ...
 
     def __exit__(self, *exc: object) -> None: ...
+
+
+class Loader(Protocol):
+    """Loads one model with one setting after the other: what a trial needs of an engine."""
+
+    engine: Engine
+
+    def load(self, knobs: KnobValues, watch: Watch) -> RunningEngine:
+        """The model, loaded and answering. Raises LaunchFailed."""
+        ...
+
+    def came_back(self, watch: Watch) -> bool:
+        """After ``Outcome.SERVER_DOWN``: wait for the server. False where it does not come back, or where
+        narthex starts the engine itself, so that there is nothing to wait for."""
+        ...

@@ -51,7 +51,7 @@ def knob_arguments(engine: Engine, knobs: KnobValues) -> list[str]:
     words += _flash(build, knobs)
     if knobs.threads is not None:
         words += ["-t", str(knobs.threads), "-tb", str(knobs.threads)]
-    return words
+    return words + _mmap(build, knobs)
 
 
 def _placement(build: _Build, knobs: KnobValues) -> list[str]:
@@ -78,6 +78,16 @@ def _flash(build: _Build, knobs: KnobValues) -> list[str]:
     if "flash-attn-value" in build.engine.traits:
         return build.need("flash_attn", ("-fa", "--flash-attn"), knobs.flash_attn)
     return build.need("flash_attn", ("-fa", "--flash-attn")) if knobs.flash_attn == "on" else []
+
+
+def _mmap(build: _Build, knobs: KnobValues) -> list[str]:
+    """``--load-mode`` since summer 2026; before that mapping was the default, and ``--no-mmap`` its end."""
+    if knobs.mmap == "auto":
+        return []
+    mode = "mmap" if knobs.mmap == "on" else "none"
+    if words := build.may(("-lm", "--load-mode"), mode):
+        return words
+    return build.need("mmap", ("--mmap",) if knobs.mmap == "on" else ("--no-mmap",))
 
 
 class _Build:

@@ -45,6 +45,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     pins: dict[str, Any] = {}  # knobs that the user has fixed: name → value
     current: KnobValues | None = None  # what the user says that they run now
     budget_s: float | None = None  # no new load of the search is begun after this much time
+    grow: str = ""  # "ctx": after the proof the context rises a step at a time, each one soaked
+    beside: str = ""  # the tenant that works on the same card while it soaks, by name
 
 
 class Baseline(msgspec.Struct, frozen=True, kw_only=True):

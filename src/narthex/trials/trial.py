@@ -34,6 +34,7 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     layers: int = 0
     file_bytes: int = 0
+    served_as: str = ""  # its name in a server that knows models by name: "deepseek-r1:32b"
 
 
 def model_ref(inspection: Inspection) -> ModelRef:
