@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from narthex.host.facts import CardsBefore
 from narthex.host.gpu import open_nvml
-from narthex.host.sampler import Sampler, integrate
+from narthex.host.sampler import UNSEEN, Sample, Sampler, integrate
 
 
 def test_it_reads_while_it_is_open() -> None:
@@ -71,6 +72,40 @@ def test_an_engine_that_ends_meanwhile_does_no_harm() -> None:
         process.wait()
         time.sleep(0.1)
     assert sampler.latest().ram_bytes is None
+
+
+def test_an_engine_that_is_elsewhere_has_no_readings_of_this_machine() -> None:
+    with Sampler(None, interval_s=0.02) as sampler:
+        time.sleep(0.05)
+    for sample in sampler.series():
+        assert sample == Sample(at_s=sample.at_s)
+    assert sampler.energy_joules() is None
+    assert sampler.peaks().gaps == (UNSEEN,)
+
+
+def test_behind_a_container_only_the_engines_own_processes_are_unknown() -> None:
+    with Sampler(None, interval_s=0.02, before=CardsBefore(used_bytes=(), pids=frozenset())) as sampler:
+        time.sleep(0.05)
+    assert sampler.latest().load_1m is not None
+    assert sampler.latest().ram_bytes is None
+    assert sampler.peaks().other_cpus is None  # the engine's own work can't be told from that of others
+    assert UNSEEN not in sampler.peaks().gaps
+
+
+def test_an_engine_that_loads_anew_is_followed() -> None:
+    running = [subprocess.Popen(["sleep", "1000"])]
+    with Sampler(lambda: running[-1].pid, interval_s=0.02) as sampler:
+        first = sampler.latest().ram_bytes
+        running[0].kill()
+        running[0].wait()
+        running.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"]))
+        until = time.monotonic() + 30
+        while (sampler.latest().ram_bytes or 0) <= 2 * (first or 0) and time.monotonic() < until:
+            time.sleep(0.02)
+    running[1].kill()
+    assert first
+    assert (sampler.latest().ram_bytes or 0) > 2 * first
+    assert all(sample.other_cpus is None or sample.other_cpus >= 0 for sample in sampler.series())
 
 
 def test_without_a_card_its_readings_are_unknown_with_one_gap() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from narthex.engines._base import Engine
+from narthex.engines.llama_loader import LlamaLoader
 from narthex.engines.llama_server import find_engine
 from narthex.knobs import KnobValues
 from narthex.models.gguf import inspect_file
@@ -46,7 +47,7 @@ def inspection(gemma: Path) -> Inspection:
 
 @pytest.fixture
 def runner(engine: Engine, gemma: Path, inspection: Inspection, tmp_path: Path) -> EngineRunner:
-    return EngineRunner(engine, gemma, inspection, log_dir=tmp_path)
+    return EngineRunner(LlamaLoader(engine, gemma, log_dir=tmp_path), inspection)
 
 
 @pytest.fixture

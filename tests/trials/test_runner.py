@@ -11,6 +11,7 @@ import msgspec
 import psutil
 import pytest
 
+from narthex.engines.llama_loader import LlamaLoader
 from narthex.outcomes import Outcome
 from narthex.trials.runner import EngineRunner
 from narthex.trials.session import Session
@@ -115,9 +116,9 @@ def test_too_little_memory_is_out_of_memory_with_its_line(
     runner: EngineRunner, narrow_engine: Path, gemma: Path, ask: Ask, tmp_path: Path
 ) -> None:
     narrow = msgspec.structs.replace(runner.engine, path=str(narrow_engine))
-    seen = EngineRunner(narrow, gemma, runner.inspection, log_dir=tmp_path).run(
-        ask(num_ctx=32768, parallel=8, gpu_layers=0), quiet
-    )
+    loader = LlamaLoader(narrow, gemma, log_dir=tmp_path)
+    trial = ask(num_ctx=32768, parallel=8, gpu_layers=0)
+    seen = EngineRunner(loader, runner.inspection).run(trial, quiet)
     assert seen.outcome is Outcome.OUT_OF_MEMORY, seen.reason
     assert "alloc" in seen.reason
 

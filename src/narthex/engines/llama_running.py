@@ -6,6 +6,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from narthex.engines._base import DeviceBuffers, Failure, LoadReport, StopReport
 from narthex.engines.child import Child
@@ -14,9 +15,12 @@ from narthex.engines.llama_exit import explain_exit
 from narthex.engines.oom import oom_kills_since
 from narthex.host.facts import CardsBefore
 from narthex.host.gpu import VramReturn, open_nvml
+from narthex.outcomes import Outcome
 
 STOP_S = 10.0  # SIGTERM until SIGKILL
 LEAVE_S = 1.0  # the same where something went wrong or the user pressed Ctrl-C: no one waits for a last turn
+DEATH_WAIT_S = 5.0
+"""How long a lost connection waits for the engine's exit: a dying process writes its dump first."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,13 @@ class Before:
 class LlamaServer:
     """A llama-server that answers. Leaving it as a context manager stops it."""
 
+    wire = "llama-server"
+    served_as = ""  # it has one model only
+
     def __init__(self, child: Child, url: str, log_path: Path, before: Before) -> None:
         self.url = url
-        self.log_path = log_path
+        self.options: dict[str, Any] = {}  # all of them were given at the start
+        self.log_path: Path | None = log_path
         self.load_s = 0.0
         self.report = LoadReport()
         self._child = child
@@ -69,6 +77,24 @@ class LlamaServer:
         if self.alive() or self._stopped is not None:
             return None
         return self._before.explain(self._child, loaded=True)
+
+    def explain(self, outcome: Outcome, words: str, *, lost: bool) -> Failure:
+        """Why a request failed: the engine's own line where it died, else the words that the client saw.
+
+        Waits for the exit where the connection was ``lost``.
+        """
+        if lost:
+            deadline = time.monotonic() + DEATH_WAIT_S
+            while self.alive() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if (failure := self.failure()) is not None:
+                return failure
+        elif outcome is Outcome.REQUEST_FAILED:
+            # The server may live on after an allocation failed: the log tells more than the answer.
+            seen = explain_exit(self.tail(60), None, loaded=True)
+            if seen.outcome.is_memory:
+                return seen
+        return Failure(outcome=outcome, line=words)
 
     def tail(self, lines: int = 40) -> list[str]:
         """The newest lines of its output."""

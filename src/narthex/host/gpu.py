@@ -149,10 +149,11 @@ def bandwidth(bus_bits: int | None, clock_mhz: int | None) -> float | None:
 class VramReturn:
     """Asks whether a process's GPU memory came back after it ended. Make it while the process lives.
 
-    ``expected_bytes`` is what the engine's log says it holds on GPUs, for drivers that list no processes.
+    ``expected_bytes`` is what the engine's log says it holds on GPUs, for drivers that list no processes and
+    for a process that can't be seen (``pid`` None).
     """
 
-    def __init__(self, pid: int, expected_bytes: int, nvml: Nvml | None) -> None:
+    def __init__(self, pid: int | None, expected_bytes: int, nvml: Nvml | None) -> None:
         self._nvml = nvml
         self._pid = pid
         self._used = self._card_bytes()
@@ -180,7 +181,7 @@ class VramReturn:
         return sum(_used(self._nvml, handles)) if self._nvml is not None and handles else None
 
     def _process_bytes(self) -> int:
-        if self._nvml is None:
+        if self._nvml is None or self._pid is None:
             return 0
         return engine_vram(self._nvml, frozenset({self._pid}), None).bytes or 0
 

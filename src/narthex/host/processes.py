@@ -21,6 +21,12 @@ def family(pid: int) -> frozenset[int]:
     return frozenset(found)
 
 
+def runs(pid: int) -> bool:
+    """Whether the process still runs; one that ended and was not yet asked for its exit code does not."""
+    fields = stat_fields(pid)
+    return bool(fields) and fields[0] not in "ZX"
+
+
 def cpu_seconds(pid: int) -> float | None:
     """CPU time that the process has used."""
     fields = stat_fields(pid)

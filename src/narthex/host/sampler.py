@@ -17,9 +17,10 @@ import msgspec
 from narthex.host.collect import load_1m
 from narthex.host.facts import CardsBefore
 from narthex.host.gpu import Nvml, engine_vram, open_nvml, read_throttle
-from narthex.host.processes import busy_seconds, cpu_seconds, family, resident_bytes
+from narthex.host.processes import busy_seconds, cpu_seconds, family, resident_bytes, runs
 
 T = TypeVar("T", int, float)
+UNSEEN = "Engine readings: the process that computes can't be seen from here."
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,13 +61,23 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True):
 class Sampler:
     """Reads in a thread of its own between ``__enter__`` and ``__exit__``.
 
-    ``before`` is the cards' state before the engine started (``LlamaServer.cards_before``): it stands in
-    where the driver does not know the engine's process id, as in a container.
+    ``pid`` is the engine's process, None where it can't be seen; or a function that tells it, asked again
+    whenever the process is gone: a server may load its model anew. ``before`` is the cards' state before the
+    engine started (``RunningEngine.cards_before``): it stands in where the driver does not know the engine's
+    process id, as in a container. With neither, the engine may be on another machine: then nothing is read,
+    since this one's cards and processors say nothing about it.
     """
 
-    def __init__(self, pid: int, interval_s: float = 0.5, before: CardsBefore | None = None) -> None:
-        self.pid = pid
+    def __init__(
+        self,
+        pid: int | Callable[[], int | None] | None,
+        interval_s: float = 0.5,
+        before: CardsBefore | None = None,
+    ) -> None:
         self.interval_s = interval_s
+        self._ask_pid = pid if callable(pid) else lambda: pid
+        self._pid = self._ask_pid()
+        self._seen = self._pid is not None or before is not None
         self._before = before
         self._nvml, self._no_nvml = open_nvml()
         self._cards = self._nvml.devices() if self._nvml is not None else []
@@ -131,7 +142,11 @@ class Sampler:
             self._sample()
 
     def _sample(self) -> None:
-        pids = family(self.pid)
+        pids = self._processes()
+        if not pids and self._before is None:
+            self._samples.append(Sample(at_s=time.monotonic() - self._start))
+            return
+        self._seen = True
         ram = [size for pid in pids if (size := resident_bytes(pid)) is not None]
         changes = self._card_readings(pids) if self._nvml is not None else {}
         sample = Sample(
@@ -142,6 +157,14 @@ class Sampler:
             **changes,
         )
         self._samples.append(sample)
+
+    def _processes(self) -> frozenset[int]:
+        """The engine's processes now; none where it can't be seen."""
+        if self._pid is None or not runs(self._pid):
+            newer = self._ask_pid()
+            if newer is not None and newer != self._pid:
+                self._pid, self._cpu_before = newer, None
+        return family(self._pid) if self._pid is not None else frozenset()
 
     def _card_readings(self, pids: frozenset[int]) -> dict[str, Any]:
         nvml = self._nvml
@@ -161,6 +184,8 @@ class Sampler:
         }
 
     def _other_cpus(self, pids: frozenset[int]) -> float | None:
+        if not pids:
+            return None  # the engine's own work would count as that of others
         busy = busy_seconds()
         own = sum(cpu_seconds(pid) or 0.0 for pid in pids)
         if busy is None:
@@ -175,12 +200,14 @@ class Sampler:
 
     def _energy(self) -> int | None:
         """Millijoules that all cards count; None where one of them does not."""
-        if self._nvml is None or not self._cards:
+        if self._nvml is None or not self._cards or not self._seen:
             return None
         counters = [self._nvml.ask("nvmlDeviceGetTotalEnergyConsumption", card) for card in self._cards]
         return sum(counters) if all(counter is not None for counter in counters) else None
 
     def _gaps(self) -> tuple[str, ...]:
+        if not self._seen:
+            return (UNSEEN,)
         if self._nvml is None:
             return (f"GPU readings: {self._no_nvml}.",)
         gaps = self._nvml.gaps()

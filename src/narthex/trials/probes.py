@@ -34,7 +34,7 @@ class Probes:
     """Watches one engine while it works; use it as a context manager, around the turns."""
 
     def __init__(self, engine: RunningEngine) -> None:
-        self._sampler = Sampler(engine.pid, before=getattr(engine, "cards_before", None))
+        self._sampler = Sampler(lambda: engine.pid, before=engine.cards_before)
         self._joules: float | None = None
 
     def __enter__(self) -> Probes:

@@ -47,7 +47,7 @@ class Rounds:
         generate = max(1, min(GENERATE, seen.slot_ctx // 16))
         plan = sizes(seen.slot_ctx, generate)
         engine = self._session.engine
-        with Sampler(engine.pid, SAMPLE_S, getattr(engine, "cards_before", None)) as sampler:
+        with Sampler(lambda: engine.pid, SAMPLE_S, engine.cards_before) as sampler:
             self._began = time.monotonic()
             while seen.failure is None and (not seen.turns or self._now() < seconds):
                 self._watch("soaking", min(1.0, self._now() / seconds) if seconds > 0 else None)

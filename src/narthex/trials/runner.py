@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
-from narthex.engines._base import Engine, Failure, LaunchFailed, LoadReport, RunningEngine, StopReport
+from narthex.engines._base import (
+    Engine,
+    Failure,
+    LaunchFailed,
+    Loader,
+    LoadReport,
+    RunningEngine,
+    StopReport,
+)
 from narthex.knobs import KnobValues
 from narthex.models.inspection import Inspection
 from narthex.outcomes import Outcome
@@ -23,25 +30,20 @@ from narthex.units import format_duration, format_rate
 
 
 class EngineRunner:
-    """Runs trials of one model on one engine, each in a fresh engine process.
+    """Runs trials of one model on one engine, each with a fresh load.
 
     ``prompts``: the user's own; without it each trial gets those of its workload.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        model_path: Path,
-        inspection: Inspection,
-        *,
-        log_dir: Path,
-        prompts: Prompts | None = None,
-    ) -> None:
-        self.engine = engine
+    def __init__(self, loader: Loader, inspection: Inspection, *, prompts: Prompts | None = None) -> None:
         self.inspection = inspection
-        self._model_path = model_path
-        self._log_dir = log_dir
+        self._loader = loader
         self._prompts = prompts
+
+    @property
+    def engine(self) -> Engine:
+        """What the trials run on."""
+        return self._loader.engine
 
     def run(self, trial: Trial, watch: Watch) -> Observation:
         """Load, warm up, time, stop. Failures are data; only KeyboardInterrupt gets out."""
@@ -72,9 +74,7 @@ class EngineRunner:
 
     def launch(self, trial: Trial, watch: Watch) -> RunningEngine:
         """The engine with the trial's setting, ready. Raises LaunchFailed. Use it as a context manager."""
-        from narthex.engines.llama_server import launch
-
-        return launch(self.engine, self._model_path, trial.knobs, log_dir=self._log_dir, watch=watch)
+        return self._loader.load(trial.knobs, watch)
 
     def prompts_for(self, trial: Trial) -> Prompts:
         """The user's own prompts, else those of the trial's workload."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from statistics import median
 
@@ -14,8 +13,6 @@ from narthex.trials import client
 from narthex.trials.client import OnProgress, OnToken, Reply
 from narthex.trials.workload import Prompts
 
-DEATH_WAIT_S = 5.0
-"""How long a lost connection waits for the engine's exit: a dying process writes its dump first."""
 STALL_FLOOR_S = 30.0
 """No engine that works is silent for longer between two tokens; prompts get more, by their size."""
 STALL_FACTOR = 4.0
@@ -115,19 +112,5 @@ class Session:
         return max(STALL_FLOOR_S, STALL_FACTOR * prompt_tokens / self._prompt_tps)
 
     def explain(self, reply: Reply) -> Failure:
-        """Why a completion failed: the engine's own line where it died, else the server's words."""
-        from narthex.engines.llama_server import explain_exit
-
-        if reply.lost:
-            deadline = time.monotonic() + DEATH_WAIT_S
-            while self.engine.alive() and time.monotonic() < deadline:
-                time.sleep(0.05)
-            failure = self.engine.failure() if not self.engine.alive() else None
-            if failure is not None:
-                return failure
-        elif reply.outcome is Outcome.REQUEST_FAILED:
-            # The server may live on after an allocation failed: the log tells more than the answer.
-            seen = explain_exit(self.engine.tail(60), None, loaded=True)
-            if seen.outcome.is_memory:
-                return seen
-        return Failure(outcome=reply.outcome, line=reply.error)
+        """Why a completion failed, by the engine's log where that knows better than the answer."""
+        return self.engine.explain(reply.outcome, reply.error, lost=reply.lost)

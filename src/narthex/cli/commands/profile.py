@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from narthex.engines._base import Engine
     from narthex.host.facts import HostFacts
     from narthex.models.inspection import Inspection
+    from narthex.profiles.express import Expressed
     from narthex.profiles.verify import Verification
 
 
@@ -72,11 +73,19 @@ def show(name: str, as_json: bool) -> None:
     show_default=True,
     help="A command line, an Ollama Modelfile, the whole record, or variables for llama-server.",
 )
-def export_(name: str, form: str) -> None:
-    """Print a profile in the words of the program that shall use it."""
+@click.option("--nearest", is_flag=True, help="modelfile: where Ollama can't say it all, the nearest it can.")
+@click.option("--server-wide", is_flag=True, help="modelfile: the server's environment has the KV type etc.")
+def export_(name: str, form: str, nearest: bool, server_wide: bool) -> None:
+    """Print a profile in the words of the program that shall use it.
+
+    A profile that Ollama can't express is refused with the nearest one that it can.
+    """
     with _open() as journal:
         profile = load_profile(journal, name)
-    click.echo(export(profile, form), nl=False)
+    if form == "modelfile" and (nearest or server_wide):
+        click.echo(_modelfile(profile, nearest, server_wide), nl=False)
+    else:
+        click.echo(export(profile, form), nl=False)
     if not profile.proven:
         click.echo("narthex: this profile is not proven by a soak.", err=True)
     if form in ("llama-server", "env") and (path := _unlisted(profile)):
@@ -100,6 +109,41 @@ def verify(name: str, engine_path: str | None, as_json: bool) -> int:
     return int(ExitCode.OK if verification.holds else ExitCode.FAILURE)
 
 
+def _modelfile(profile: Profile, nearest: bool, server_wide: bool) -> str:
+    """What Ollama can have of the profile: as its server is said to be, and the nearest where that is asked."""
+    from narthex.profiles.export import modelfile_text
+    from narthex.profiles.express import UNSET, Expressed, express, own_limits
+
+    limits = own_limits(profile.knobs) if server_wide or profile.engine_kind == "ollama" else UNSET
+    found = express(profile, limits)
+    if not nearest or not found.differences:
+        return modelfile_text(profile, found)
+    found = _fitted(found, profile)
+    for difference in found.differences:
+        click.echo(f"narthex: not as measured: {difference}.", err=True)
+    unproven = msgspec.structs.replace(profile, proven=False)
+    return modelfile_text(unproven, Expressed(knobs=found.knobs))
+
+
+def _fitted(found: Expressed, profile: Profile) -> Expressed:
+    """With fewer layers where the plan says that a larger cache leaves no room for all; unchanged where the
+    model can't be read."""
+    from narthex.host.collect import collect_host
+    from narthex.memory.plan import Device
+    from narthex.models.gguf import inspect_file
+    from narthex.profiles.express import fitted
+
+    try:
+        inspection = inspect_file(profile.model.path)
+    except ModelFileError:
+        return found
+    devices = tuple(
+        Device(name=gpu.name, kind="gpu", free_bytes=gpu.total_bytes, total_bytes=gpu.total_bytes)
+        for gpu in collect_host(processes=False).gpus[:1]
+    )
+    return fitted(found, inspection, (*devices, Device(name="host", kind="host")))
+
+
 def _unlisted(profile: Profile) -> str | None:
     """Where the profile's engine lies, if a shell would not find it by its name."""
     if shutil.which(profile.engine_kind):
@@ -110,6 +154,7 @@ def _unlisted(profile: Profile) -> str | None:
 
 def _verify(journal: Journal, profile: Profile, engine_path: str | None) -> Verification:
     from narthex import paths
+    from narthex.engines.llama_loader import LlamaLoader
     from narthex.engines.llama_server import find_engine
     from narthex.host.collect import collect_host
     from narthex.models.gguf import inspect_file
@@ -126,7 +171,8 @@ def _verify(journal: Journal, profile: Profile, engine_path: str | None) -> Veri
         )
     host = collect_host()
     engine = find_engine(engine_path, profile.engine_args)
-    runner = EngineRunner(engine, Path(profile.model.path), inspection, log_dir=paths.state_dir() / "engine")
+    loader = LlamaLoader(engine, profile.model.path, log_dir=paths.state_dir() / "engine")
+    runner = EngineRunner(loader, inspection)
     started = time.time()
     trial = trial_for(profile, engine, host)
     with Progress(f"{profile.name}: one trial of {profile.knobs.describe()}", 1) as progress:

@@ -53,6 +53,7 @@ def command(
 
 
 def _soak(profile: Profile, seconds: float, engine_path: str | None, plain: bool | None) -> SoakReport:
+    from narthex.engines.llama_loader import LlamaLoader
     from narthex.engines.llama_server import find_engine
     from narthex.host.collect import collect_host
     from narthex.models.gguf import inspect_file
@@ -70,7 +71,8 @@ def _soak(profile: Profile, seconds: float, engine_path: str | None, plain: bool
             hint="«narthex tune» makes a profile for the new one.",
         )
     engine, host = find_engine(engine_path, profile.engine_args), collect_host()
-    runner = EngineRunner(engine, path, inspection, log_dir=paths.state_dir() / "engine")
+    loader = LlamaLoader(engine, path, log_dir=paths.state_dir() / "engine")
+    runner = EngineRunner(loader, inspection)
     trial = msgspec.structs.replace(trial_for(profile, engine, host), purpose="soak")
     title = f"{profile.name}: soak for {format_duration(seconds)}"
     with Progress(title, plain=plain) as progress:

@@ -194,6 +194,7 @@ def _measure(
     journal: Journal, bench: _Bench, trial: Trial, plain: bool | None
 ) -> tuple[MemoryPlan, TrialRecord]:
     """What the plan says, and what it is."""
+    from narthex.engines.llama_loader import LlamaLoader
     from narthex.memory.calibrate import calibrate
     from narthex.memory.plan import plan_memory
     from narthex.studies.live import devices_of
@@ -205,10 +206,8 @@ def _measure(
     learned = calibrate(journal.predictions(inspection.identity, engine.key))
     devices = devices_of(engine, bench.host, learned)
     plan = plan_memory(inspection, trial.knobs, devices, calibration=learned if learned.corrections else None)
-    path = Path(trial.model.path)
-    runner = EngineRunner(
-        engine, path, inspection, log_dir=paths.state_dir() / "engine", prompts=bench.prompts
-    )
+    loader = LlamaLoader(engine, trial.model.path, log_dir=paths.state_dir() / "engine")
+    runner = EngineRunner(loader, inspection, prompts=bench.prompts)
     with Progress(f"{inspection.name}: one trial of {trial.knobs.describe()}", 1, plain=plain) as progress:
         progress.trial(1, trial.knobs.describe(), f"planned: {_plan_words(plan)}")
         began, clock = time.time(), time.monotonic()

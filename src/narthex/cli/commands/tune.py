@@ -213,6 +213,7 @@ def _show(results: Sequence[StudyResult], given: dict[str, Any]) -> int:
 def _live(model: str, given: dict[str, Any]) -> int:
     """The study on a real engine."""
     from narthex import paths, settings
+    from narthex.engines.llama_loader import LlamaLoader
     from narthex.engines.llama_server import find_engine
     from narthex.host.collect import collect_host
     from narthex.journal.journal import Journal
@@ -230,7 +231,8 @@ def _live(model: str, given: dict[str, Any]) -> int:
     host = collect_host()
     for threads in (question.pins.get("threads"), question.current.threads if question.current else None):
         check_threads(threads, host)
-    runner = EngineRunner(engine, path, inspection, log_dir=paths.state_dir() / "engine", prompts=prompts)
+    loader = LlamaLoader(engine, path, log_dir=paths.state_dir() / "engine")
+    runner = EngineRunner(loader, inspection, prompts=prompts)
     title = _title(inspection.name, question, engine.build)
     with Journal.open() as journal, _progress(title, given) as screen:
         for words in tenants_words(host):
