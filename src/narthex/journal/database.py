@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from narthex.errors import JournalError
-from narthex.journal.flock import flock
+from narthex.flock import flock
 from narthex.journal.migrations import MIGRATIONS, migrate, refuse_newer, version
 
 BUSY_TIMEOUT_S = 10.0

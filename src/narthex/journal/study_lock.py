@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from narthex.errors import JournalError
-from narthex.journal.flock import flock
+from narthex.flock import flock
 
 
 class Holder(msgspec.Struct, frozen=True):

@@ -11,8 +11,8 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 def flock(descriptor: int, operation: int) -> None:
     """Lock an open file. Raises BlockingIOError when it is taken and ``LOCK_NB`` is set.
 
-    Some network filesystems have no locks; there two processes must not share a journal, and the lock does
-    nothing rather than stop everyone.
+    Some network filesystems have no locks; there two processes must not share a folder of narthex, and the
+    lock does nothing rather than stop everyone.
     """
     try:
         fcntl.flock(descriptor, operation)
