@@ -6,11 +6,13 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
 
 from narthex.errors import ModelFileError
 from narthex.models import architectures
-from narthex.models.header import Header, printable, read_header
+from narthex.models.header import printable, read_header
 from narthex.models.inspection import GROUPS, ArrayLength, Inspection, TensorInfo
 from narthex.models.layers import Metadata, is_expert, layer_shapes
 from narthex.models.parts import check_parts, find_parts
@@ -19,6 +21,19 @@ from narthex.models.quants import MIXES
 
 _MAX_STATE = 2**40  # bytes; kimi-linear keeps 2 MB
 _MAX_LAYERS = 1024  # LLAMA_MAX_LAYERS of b11434 is 512
+
+
+class Source(NamedTuple):
+    """Where a header comes from: what can't be read from metadata and tensors themselves."""
+
+    label: str  # what errors call it
+    path: str  # "" where there is no file that can be opened
+    files: tuple[str, ...]
+    file_bytes: int
+    identity: str
+    name: str  # where the metadata hold none
+    projector: str | None = None
+    hint: str = "Name the GGUF file of the language model itself."
 
 
 def inspect_file(path: str | Path) -> Inspection:
@@ -31,56 +46,68 @@ def inspect_file(path: str | Path) -> Inspection:
     headers = [read_header(part, index) for index, part in enumerate(find_parts(given))]
     first = headers[0]
     check_parts(given, headers)
-    architecture = first.metadata.get("general.architecture")
+    source = Source(
+        label=str(given),
+        path=str(first.path),
+        files=tuple(str(header.path) for header in headers),
+        file_bytes=sum(header.file_bytes for header in headers),
+        identity=hashlib.sha256(b"".join(header.digest for header in headers)).hexdigest()[:32],
+        name=first.path.stem,
+    )
+    tensors = tuple(tensor for header in headers for tensor in header.tensors)
+    inspection = inspection_of(first.metadata, tensors, source)
+    projector = find_projector(first.path, inspection.embedding_length or None)
+    return msgspec.structs.replace(inspection, projector=projector) if projector else inspection
+
+
+def inspection_of(metadata: dict[str, Any], tensors: tuple[TensorInfo, ...], source: Source) -> Inspection:
+    """The inspection of a header, however it was come by. Raises ModelFileError for what is no model."""
+    architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str):
-        _refuse(given, "does not say what architecture it is")
+        _refuse(source, "does not say what architecture it is")
     if architecture == "clip":
-        _refuse(given, "is a projector, not a language model")
-    meta = Metadata(architecture, first.metadata)
+        _refuse(source, "is a projector, not a language model")
+    meta = Metadata(architecture, metadata)
     layers = meta.number("block_count")
     if not layers:
-        _refuse(given, f"is no language model: «{architecture}.block_count» is missing")
+        _refuse(source, f"is no language model: «{architecture}.block_count» is missing")
     if layers > _MAX_LAYERS:
-        _refuse(given, f"claims {layers:,} layers")
-    if not any(header.tensors for header in headers):
-        _refuse(given, "holds no weights, only a vocabulary")
-    return _inspection(headers, meta, layers)
+        _refuse(source, f"claims {layers:,} layers")
+    if not tensors:
+        _refuse(source, "holds no weights, only a vocabulary")
+    return _inspection(meta, layers, tensors, source)
 
 
-def _refuse(path: Path, what: str) -> NoReturn:
-    raise ModelFileError(
-        f"{path} {printable(what)}.", hint="Name the GGUF file of the language model itself."
-    )
+def _refuse(source: Source, what: str) -> NoReturn:
+    raise ModelFileError(f"{source.label} {printable(what)}.", hint=source.hint)
 
 
-def _inspection(headers: list[Header], meta: Metadata, layers: int) -> Inspection:
-    first = headers[0]
-    tensors = tuple(tensor for header in headers for tensor in header.tensors)
+def _inspection(meta: Metadata, layers: int, tensors: tuple[TensorInfo, ...], source: Source) -> Inspection:
     shapes, gaps = layer_shapes(meta, layers, tensors)
     if (state := max(shape.state_bytes for shape in shapes)) > _MAX_STATE:
-        _refuse(first.path, f"claims a recurrent state of {state:,} bytes a layer")
+        _refuse(source, f"claims a recurrent state of {state:,} bytes a layer")
     type_bytes, group_bytes = Counter[str](), dict.fromkeys(GROUPS, 0)
     for tensor in tensors:
         type_bytes[tensor.type_name] += tensor.nbytes
         group_bytes[_group(tensor.name)] += tensor.nbytes
-    name = first.metadata.get("general.name")
+    name = meta.values.get("general.name")
     feed_forward = max(meta.numbers("feed_forward_length", layers) or [0])
     context = meta.number("context_length")
     if context is None:
         gaps += ("The file does not tell the context it was trained on.",)
     return Inspection(
-        path=str(first.path),
-        files=tuple(str(header.path) for header in headers),
-        projector=find_projector(first.path, meta.number("embedding_length")),
-        identity=hashlib.sha256(b"".join(header.digest for header in headers)).hexdigest()[:32],
+        path=source.path,
+        files=source.files,
+        projector=source.projector,
+        identity=source.identity,
         architecture=meta.architecture,
-        name=name if isinstance(name, str) and name else first.path.stem,
+        name=name if isinstance(name, str) and name else source.name,
         layers=layers,
         parameters=sum(tensor.elements for tensor in tensors),
-        file_bytes=sum(header.file_bytes for header in headers),
+        file_bytes=source.file_bytes,
         context_train=context or 0,
         vocabulary=_vocabulary(meta, tensors),
-        quantization=_mix(first.metadata, type_bytes),
+        quantization=_mix(meta.values, type_bytes),
         quantization_bytes=dict(type_bytes.most_common()),
         experts=meta.number("expert_count") or 0,
         experts_used=max(meta.numbers("expert_used_count", layers) or [0]),
@@ -91,7 +118,7 @@ def _inspection(headers: list[Header], meta: Metadata, layers: int) -> Inspectio
         kv_heads=max(shape.kv_heads for shape in shapes),
         layer_shapes=shapes,
         group_bytes=group_bytes,
-        metadata=first.metadata,
+        metadata=meta.values,
         tensors=tensors,
         nextn_layers=min(meta.number("nextn_predict_layers") or 0, layers),
         gaps=gaps,
