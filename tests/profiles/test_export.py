@@ -75,19 +75,33 @@ def test_an_odd_path_comes_through_a_shell_unchanged(path: str) -> None:
 
 
 def test_the_modelfile_says_what_ollama_reads_there() -> None:
-    lines = export(of("/a b/m.gguf", KNOBS.with_(threads=8)), "modelfile").splitlines()
+    knobs = KnobValues(num_ctx=8192, gpu_layers=33, batch=128, ubatch=128, threads=8)
+    lines = export(of("/a b/m.gguf", knobs), "modelfile").splitlines()
     instructions = [line for line in lines if not line.startswith("#")]
     assert instructions == [
         "FROM /a b/m.gguf",
         "PARAMETER num_ctx 8192",
-        "PARAMETER num_batch 128",
         "PARAMETER num_gpu 33",
+        "PARAMETER num_batch 128",
         "PARAMETER num_thread 8",
     ]
 
 
-def test_the_modelfile_names_what_ollama_reads_elsewhere() -> None:
-    text = export(of("/m.gguf", KNOBS.with_(parallel=2, cpu_moe=4)), "modelfile")
+def test_a_profile_that_ollama_cannot_express_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ProfileError, match="can't express") as caught:
+        export(of("/m.gguf", KNOBS), "modelfile")
+    assert "one num_batch for both" in caught.value.message
+    assert "KV type q8_0: the server has f16" in caught.value.message
+    assert "ctx 8192 · layers 33 · batch 128/128 · kv f16" in caught.value.hint
+    assert "OLLAMA_KV_CACHE_TYPE=q8_0" in caught.value.hint
+
+
+def test_a_profile_made_with_ollama_names_what_its_server_had() -> None:
+    made = msgspec.structs.replace(
+        of("/m.gguf", KNOBS.with_(batch=128, parallel=2, cpu_moe=4)), engine_kind="ollama"
+    )
+    made = msgspec.structs.replace(made, model=msgspec.structs.replace(made.model, served_as="demo:7b"))
+    text = export(made, "modelfile")
     for variable in (
         "OLLAMA_KV_CACHE_TYPE=q8_0",
         "OLLAMA_FLASH_ATTENTION=1",
@@ -95,12 +109,12 @@ def test_the_modelfile_names_what_ollama_reads_elsewhere() -> None:
         "LLAMA_ARG_N_CPU_MOE=4",
     ):
         assert re.search(rf"^#.*{variable}$", text, re.MULTILINE)
-    assert "micro-batch (128)" in text
+    assert "FROM demo:7b\n" in text
 
 
 def test_comments_of_a_modelfile_come_before_its_first_instruction() -> None:
     """After an instruction Ollama takes ``#`` as part of a value."""
-    lines = export(of("/m.gguf"), "modelfile").splitlines()
+    lines = export(of("/m.gguf", KnobValues(batch=512)), "modelfile").splitlines()
     first = next(index for index, line in enumerate(lines) if not line.startswith("#"))
     assert all(not line.startswith("#") for line in lines[first:])
 

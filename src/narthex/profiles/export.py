@@ -12,8 +12,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from narthex.engines.ollama.options import options_for
 from narthex.errors import ProfileError
+from narthex.profiles.express import UNSET, Expressed, express, own_limits, server_variables
 from narthex.profiles.profile import Profile
+from narthex.profiles.tuned import modelfile
+
+NEWEST = "0.0.0"  # how a self-built Ollama calls itself; its rules are the newest
 
 # knob of the engine → (option, environment variable)
 _NAMES = {
@@ -83,41 +88,35 @@ def _env(profile: Profile) -> str:
 
 
 def _modelfile(profile: Profile) -> str:
-    """A Modelfile, with what Ollama reads elsewhere as comments above it.
-
-    Ollama starts its engine with one batch size for both ``-b`` and ``-ub``: the micro-batch goes there,
-    since it is the one that sizes the buffers.
-    """
-    knobs = profile.knobs
-    lines = [f"# {_title(profile)}", *(f"# {line}" for line in _ollama_server_side(profile))]
-    lines += [
-        f"FROM {os.path.abspath(profile.model.path)}",
-        f"PARAMETER num_ctx {knobs.num_ctx}",
-        f"PARAMETER num_batch {knobs.ubatch}",
-    ]
-    if knobs.gpu_layers is not None:
-        lines.append(f"PARAMETER num_gpu {knobs.gpu_layers}")
-    if knobs.threads is not None:
-        lines.append(f"PARAMETER num_thread {knobs.threads}")
-    return "\n".join(lines) + "\n"
+    """A Modelfile, with what Ollama's server has to be told as comments above it."""
+    limits = own_limits(profile.knobs) if profile.engine_kind == "ollama" else UNSET
+    return modelfile_text(profile, express(profile, limits))
 
 
-def _ollama_server_side(profile: Profile) -> list[str]:
-    """What a Modelfile can't say: settings of Ollama's server, for all of its models."""
-    knobs = profile.knobs
-    variables = [f"OLLAMA_KV_CACHE_TYPE={knobs.kv_type}", f"OLLAMA_NUM_PARALLEL={knobs.parallel}"]
-    if knobs.flash_attn != "auto":
-        variables.append(f"OLLAMA_FLASH_ATTENTION={int(knobs.flash_attn == 'on')}")
-    if knobs.cpu_moe:
-        variables.append(f"LLAMA_ARG_N_CPU_MOE={knobs.cpu_moe}")
-    lines = ["Set in the environment of «ollama serve», since they count for all of its models:"]
-    lines += [f"  {variable}" for variable in variables]
-    if knobs.batch != knobs.ubatch:
-        lines.append(
-            f"num_batch is the micro-batch ({knobs.ubatch}): Ollama has one value for it and the batch "
-            f"({knobs.batch} here)."
+def modelfile_text(profile: Profile, found: Expressed) -> str:
+    """The Modelfile of a profile as one server can have it. Raises ProfileError where that is not the
+    profile's own setting: a setting that was not measured is not given out under its name."""
+    if found.differences:
+        raise ProfileError(
+            f"Ollama can't express this profile: {'; '.join(found.differences)}.",
+            hint=f"The nearest that it can: {found.knobs.describe()} (not measured). «--nearest» prints it; "
+            + _server_hint(profile),
         )
-    return lines
+    lines = [f"# {_title(profile)}"]
+    if variables := server_variables(found.knobs):
+        lines.append("# Needs in the environment of «ollama serve», where it counts for all models:")
+        lines += [f"#   {name}={value}" for name, value in variables.items()]
+    source = profile.model.served_as or os.path.abspath(profile.model.path)
+    options = options_for(found.knobs, NEWEST, parallel=found.knobs.parallel)
+    return "\n".join(lines) + "\n" + modelfile(source, options)
+
+
+def _server_hint(profile: Profile) -> str:
+    variables = server_variables(profile.knobs)
+    if not variables:
+        return "«narthex tune --engine ollama» finds the best one for Ollama."
+    listed = " ".join(f"{name}={value}" for name, value in variables.items())
+    return f"«--server-wide» says that your server's environment holds {listed}."
 
 
 def _json(profile: Profile) -> str:

@@ -110,7 +110,7 @@ def verify(name: str, engine_path: str | None, as_json: bool) -> int:
 
 
 def _modelfile(profile: Profile, nearest: bool, server_wide: bool) -> str:
-    """What Ollama can have of the profile: as its server is said to be, and the nearest where that is asked."""
+    """What Ollama can have of the profile: as its server is said to be, or the nearest."""
     from narthex.profiles.export import modelfile_text
     from narthex.profiles.express import UNSET, Expressed, express, own_limits
 

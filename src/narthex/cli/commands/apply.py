@@ -1,0 +1,208 @@
+"""``narthex apply``: a profile as a tuned model in Ollama, proven by loading it without any option."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+import msgspec
+
+from narthex.cli.bench import bench, translated
+from narthex.cli.options import json_option, ollama_option, plain_option
+from narthex.errors import ExitCode, ProfileError
+from narthex.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from narthex.cli.target import Target
+    from narthex.engines.ollama.api import Api
+    from narthex.journal.journal import Journal
+    from narthex.profiles.profile import Profile
+    from narthex.profiles.tuned import Tuning
+    from narthex.profiles.verify import Verification
+    from narthex.trials.observation import Observation
+    from narthex.views.progress import Progress
+
+
+@click.command()
+@click.argument("profile")
+@click.option("--as", "name", metavar="NAME", help="The tuned model's name.  [default: MODEL-narthex]")
+@click.option("--nearest", is_flag=True, help="Where Ollama can't say it all: apply the nearest that it can.")
+@ollama_option
+@plain_option
+@json_option
+def command(profile: str, name: str | None, nearest: bool, ollama: str | None, **show: Any) -> int:
+    """Make the tuned model of a profile in Ollama, and prove it.
+
+    PROFILE is its name, the beginning of it, or its model. Your own model is not changed: the tuned one
+    shares its weights and adds parameters. It is loaded once without any option and measured; where it
+    does not behave as the profile says, it is taken away again. Exit code 0: it stands; 1: it does not.
+    """
+    from narthex.journal.journal import Journal
+    from narthex.profiles.store import load_profile
+    from narthex.views.progress import Progress
+
+    with Journal.open() as journal:
+        journal.must_be_writable()
+        stored = load_profile(journal, profile)
+        job = _prepare(stored, name, nearest, ollama)
+        title = f"{job.profile.name}: the tuned model «{job.tuning.name}» in Ollama {job.api.url}"
+        with Progress(title, 1, plain=show["plain"]) as progress:
+            done = _apply(journal, job, progress)
+    if show["as_json"]:
+        click.echo(msgspec.json.format(msgspec.json.encode(_as_data(job, done)), indent=2).decode())
+    else:
+        click.echo(_as_text(job, done))
+    return int(ExitCode.OK if done.holds else ExitCode.FAILURE)
+
+
+class _Job(NamedTuple):
+    """What shall be made."""
+
+    profile: Profile  # with the setting that Ollama is given
+    target: Target  # the user's model
+    api: Api
+    tuning: Tuning
+    differences: tuple[str, ...]
+
+
+class _Done(NamedTuple):
+    """How it went."""
+
+    holds: bool
+    text: str
+    verification: Verification
+    observation: Observation
+
+
+def _prepare(profile: Profile, name: str | None, nearest: bool, ollama: str | None) -> _Job:
+    """Everything that can be refused is refused here, before anything is changed."""
+    from narthex.cli.target import find_target
+    from narthex.engines.ollama.api import Api
+    from narthex.profiles.express import express
+    from narthex.profiles.tuned import Tuning, must_be_free, parameters_for, tuned_name
+
+    target = find_target(profile.model.served_as or profile.model.path, engine="ollama", ollama=ollama)
+    assert target.server is not None
+    if target.inspection.identity != profile.model.identity:
+        raise ProfileError(
+            f"«{target.model.served_as}» is another model now than this profile was made for.",
+            hint=f"«narthex tune {target.model.served_as}» makes a profile for it.",
+        )
+    found = express(profile, target.engine.limits)
+    if found.differences and not nearest:
+        raise ProfileError(
+            f"This Ollama can't express the profile: {'; '.join(found.differences)}.",
+            hint=f"The nearest that it can is {found.knobs.describe()}: --nearest applies and measures it; "
+            f" «narthex tune {target.model.served_as}» finds the best one for this server.",
+        )
+    source = target.model.served_as
+    api = Api(target.server.url)
+    tuning = Tuning(
+        name=name or tuned_name(source),
+        source=source,
+        parameters=parameters_for(found.knobs, target.server.version, target.parameters),
+    )
+    with translated(api, tuning.name):
+        must_be_free(tuning, profile, api.tags())
+    chosen = msgspec.structs.replace(
+        profile, knobs=found.knobs, proven=profile.proven and not found.differences
+    )
+    return _Job(chosen, target, api, tuning, found.differences)
+
+
+def _apply(journal: Journal, job: _Job, progress: Progress) -> _Done:
+    """Make it, load it bare, measure. What does not hold is taken away again, also after Ctrl-C."""
+    from narthex.profiles.store import load_profile, save_profile
+    from narthex.profiles.tuned import make, remove
+
+    with translated(job.api, job.tuning.name):
+        digest = make(job.api, job.tuning)
+    # Noted before the proof: what a killed run leaves behind is known, and «unapply» takes it back.
+    applied = msgspec.structs.replace(
+        load_profile(journal, job.profile.name),
+        applied_as=job.tuning.name,
+        applied_to=job.api.url,
+        applied_digest=digest,
+    )
+    save_profile(journal, applied)
+    holds = False
+    try:
+        done = _prove(journal, job, progress)
+        holds = done.holds
+    finally:
+        if not holds:
+            with translated(job.api, job.tuning.name):
+                remove(job.api, job.tuning.name)
+            gone = msgspec.structs.replace(applied, applied_as=None, applied_to=None, applied_digest=None)
+            save_profile(journal, gone)
+    return done
+
+
+def _prove(journal: Journal, job: _Job, progress: Progress) -> _Done:
+    """One trial of the tuned model, loaded by its name alone."""
+    from narthex.profiles.tuned import not_as_measured
+    from narthex.profiles.verify import judge, trial_for
+    from narthex.trials.trial import TrialRecord
+
+    with bench(job.target, say=progress.note, bare_as=job.tuning.name) as ready:
+        trial = trial_for(job.profile, job.target.engine, ready.host)
+        trial = msgspec.structs.replace(trial, purpose="apply")
+        started = time.time()
+        observation = ready.runner.run(trial, progress.watch)
+    record = TrialRecord(
+        trial=trial, observation=observation, started_at=started, seconds=time.time() - started
+    )
+    if observation.outcome is not Outcome.INTERRUPTED:
+        journal.append_trial(None, record)
+    verification = judge(job.profile, observation)
+    wrong = not_as_measured(job.profile.knobs, observation)
+    measured = observation.outcome is Outcome.DONE and (verification.holds or bool(job.differences))
+    return _Done(measured and not wrong, _verdict(job, verification, wrong), verification, observation)
+
+
+def _verdict(job: _Job, verification: Verification, wrong: tuple[str, ...]) -> str:
+    from narthex.units import format_duration
+
+    if wrong:
+        return f"It does not load as measured: {'; '.join(wrong)}. It was taken away again."
+    if job.differences and verification.turn_s is not None:
+        return (
+            f"It stands: a turn takes {format_duration(verification.turn_s)}; the profile's own setting took "
+            f"{format_duration(verification.turn_s_then)}. This setting was not soaked."
+        )
+    if verification.holds and verification.turn_s is not None:
+        return (
+            f"It behaves as measured, loaded without any option: a turn took "
+            f"{format_duration(verification.turn_s)}; it was {format_duration(verification.turn_s_then)}."
+        )
+    return f"{verification.text} It was taken away again."
+
+
+def _as_data(job: _Job, done: _Done) -> dict[str, Any]:
+    """What ``--json`` prints; fields may be added, never changed."""
+    return {
+        "profile": job.profile.name,
+        "server": job.api.url,
+        "source": job.tuning.source,
+        "model": job.tuning.name,
+        "parameters": job.tuning.parameters,
+        "modelfile": job.tuning.modelfile,
+        "applied": done.holds,
+        "differences": list(job.differences),
+        "text": done.text,
+        "turn_s": done.verification.turn_s,
+        "turn_s_then": done.verification.turn_s_then,
+        "observation": done.observation,
+    }
+
+
+def _as_text(job: _Job, done: _Done) -> str:
+    from narthex.views.text import wrap
+
+    lines = [job.tuning.modelfile.rstrip(), "", wrap(done.text)]
+    lines += [wrap(f"Not as in the profile: {difference}.") for difference in job.differences]
+    if done.holds:
+        lines.append(wrap(f"Use it: ollama run {job.tuning.name}"))
+        lines.append(wrap(f"Take it back: narthex unapply {job.profile.name}"))
+    return "\n".join(lines)
