@@ -6,7 +6,7 @@ Every request that is not granted raises :class:`ApiError`; :func:`to_error` tur
 from __future__ import annotations
 
 import http.client
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -75,18 +75,19 @@ class Api:
         *,
         keep_alive: int | float | None = None,
         timeout_s: float,
+        waiting: Callable[[], None] | None = None,
     ) -> None:
         """Load a model and return once it is there. Leaving early would end the load.
 
         ``keep_alive`` in seconds, negative for ever. Nothing is loaded where the model is there already with
-        these options.
+        these options. ``waiting`` is called every quarter of a second meanwhile.
         """
         body: dict[str, Any] = {"model": model, "stream": False}
         if options is not None:
             body["options"] = options
         if keep_alive is not None:
             body["keep_alive"] = keep_alive
-        self._exchange.ask("POST", "/api/generate", body, timeout_s)
+        self._exchange.ask("POST", "/api/generate", body, timeout_s, waiting)
 
     def unload(self, model: str) -> None:
         """Let a model go. Returns at once: requests under way end first, and memory comes back later."""

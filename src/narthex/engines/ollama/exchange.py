@@ -7,9 +7,11 @@ Whatever comes instead of an answer is an :class:`ApiError`. A server that begin
 from __future__ import annotations
 
 import http.client
+import select
 import socket
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -28,6 +30,7 @@ WRONG_HOST = "403 without a word: Ollama does not take requests for this host na
 NO_ANSWER = "no answer within"
 
 PORT = 11434
+WAITING_S = 0.25
 
 
 class Exchange:
@@ -38,10 +41,21 @@ class Exchange:
         self.url = self._parts.geturl()
         self._timeout_s = timeout_s  # to connect
 
-    def ask(self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float) -> bytes:
-        """The whole answer to a request that was granted. Raises ApiError."""
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        timeout_s: float,
+        waiting: Callable[[], None] | None = None,
+    ) -> bytes:
+        """The whole answer to a request that was granted. Raises ApiError.
+
+        ``waiting`` is called every quarter of a second until the answer begins; what it raises ends the
+        request, as Ctrl-C does.
+        """
         try:
-            with self.open(method, path, body, timeout_s) as response:
+            with self.open(method, path, body, timeout_s, waiting) as response:
                 content = response.read()
         except TimeoutError as error:
             raise ApiError(f"{NO_ANSWER} {timeout_s:g} s") from error
@@ -55,7 +69,12 @@ class Exchange:
 
     @contextmanager
     def open(
-        self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        timeout_s: float,
+        waiting: Callable[[], None] | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         """The response to a request that was granted. Raises ApiError, and TimeoutError of a late answer."""
         with closing(self._connect()) as connection:
@@ -66,6 +85,8 @@ class Exchange:
                 headers["Content-Type"] = "application/json"
             try:
                 connection.request(method, self._parts.path + path, content, headers)
+                if waiting is not None:
+                    _wait(connection.sock, timeout_s, waiting)
                 response = connection.getresponse()
                 refused = None if response.status == http.client.OK else response.read()
             except TimeoutError:
@@ -87,6 +108,15 @@ class Exchange:
             connection.close()
             raise ApiError(_connect_words(error, self._parts), lost=True) from error
         return connection
+
+
+def _wait(sock: socket.socket, timeout_s: float, waiting: Callable[[], None]) -> None:
+    """Until something can be read. Raises TimeoutError."""
+    until = time.monotonic() + timeout_s
+    while not select.select([sock], [], [], min(WAITING_S, max(0.0, until - time.monotonic())))[0]:
+        if time.monotonic() >= until:
+            raise TimeoutError
+        waiting()
 
 
 def _parts(url: str) -> SplitResult:
