@@ -18,6 +18,7 @@ from narthex.cli.main import COMMANDS
 from narthex.errors import ExitCode, NarthexError
 from narthex.knobs import KNOBS
 from narthex.outcomes import Outcome
+from narthex.policy.records import NAMED_SECTIONS, SECTIONS, keys_of
 from narthex.views.text import OUTCOME_WORDS
 
 FOLDER = Path(__file__).resolve().parent / "reference"
@@ -30,8 +31,23 @@ An engine setting that narthex may turn. The same names are used by `--set`, in 
 """
 SETTINGS_HEAD = """# Settings
 
-Settings of narthex itself. Set the environment variable; a flag of a command goes before it.
-`narthex settings` shows what holds right now, and where it came from.
+Settings of narthex itself. A flag of a command goes before the environment variable, that before
+[`narthex.toml`](narthex-toml.md), that before the default. `narthex settings` shows what holds right now, and
+where it came from.
+"""
+POLICY_HEAD = """# narthex.toml
+
+The house policy: defaults, rules, roles and start points of the models, tenants of the card. `narthex init`
+writes one from what it finds; every line may be left out. The first of these files is read:
+
+1. `$NARTHEX_CONFIG`
+2. `narthex.toml` in the folder where a command is run
+3. `$XDG_CONFIG_HOME/narthex/narthex.toml`, that is `~/.config/narthex/narthex.toml`
+
+A key that is not known is refused, with its line. An environment variable goes before the file, also before a
+model's own table: [settings](settings.md). Names of models are compared as Ollama does it: `llama3` is
+`llama3:latest`.
+[`examples/prometheus.toml`](../../examples/prometheus.toml) is a whole one.
 """
 OUTCOMES_HEAD = """# Outcomes
 
@@ -57,6 +73,7 @@ def pages() -> dict[str, str]:
         "commands.md": commands(),
         "knobs.md": knobs(),
         "settings.md": settings_page(),
+        "narthex-toml.md": policy_page(),
         "outcomes.md": outcomes(),
         "exit-codes.md": exit_codes(),
     }
@@ -142,10 +159,33 @@ def knobs() -> str:
 
 def settings_page() -> str:
     """The settings of narthex itself."""
-    rows = [(f"`{row.name}`", f"`{row.env}`", row.default_words, row.help) for row in settings.SETTINGS]
-    return "\n".join(
-        [NOTE, SETTINGS_HEAD, table(("setting", "environment variable", "default", "meaning"), rows)]
-    )
+    rows = [
+        (
+            f"`{row.name}`",
+            f"`{row.env}`",
+            f"`{row.toml}`" if row.toml else "",
+            row.default_words,
+            row.help,
+        )
+        for row in settings.SETTINGS
+    ]
+    head = ("setting", "environment variable", "in narthex.toml", "default", "meaning")
+    return "\n".join([NOTE, SETTINGS_HEAD, table(head, rows)])
+
+
+def policy_page() -> str:
+    """The keys of ``narthex.toml``."""
+    parts = [NOTE, POLICY_HEAD]
+    titles = {
+        **{name: f"[{name}]" for name in SECTIONS},
+        **{name: f'[{name}."NAME"]' for name in NAMED_SECTIONS},
+    }
+    for name, section in {**SECTIONS, **NAMED_SECTIONS}.items():
+        rows = [(f"`{key}`", kind.words, meaning) for key, (kind, meaning) in keys_of(section).items()]
+        words = " ".join((inspect.getdoc(section) or "").split())
+        parts.append(f"## `{titles[name]}`\n\n{words}\n")
+        parts.append(table(("key", "value", "meaning"), rows))
+    return "\n".join(parts)
 
 
 def outcomes() -> str:

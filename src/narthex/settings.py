@@ -1,20 +1,23 @@
 """The settings of narthex itself, declared once.
 
-One :class:`Setting` row yields its environment variable, the row of ``narthex settings`` and the docs row.
-Read one with ``settings.get("soak")``. The engine's own settings are knobs, see :mod:`narthex.knobs`.
+One :class:`Setting` row yields its environment variable, its key in ``narthex.toml``, the row of
+``narthex settings`` and the docs row. Read one with ``settings.get("soak")``. A command's flag goes before
+the environment, that before the file, that before the default. The engine's own settings are knobs, see
+:mod:`narthex.knobs`.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from narthex import paths
 from narthex.errors import UsageError
-from narthex.knobs import BY_NAME, parse_knob
+from narthex.policy import find_config, kinds, load_policy
 from narthex.units import format_duration, format_size, parse_duration, parse_size
 
 
@@ -27,11 +30,13 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     parse: Callable[[str], Any]
     default: Callable[[], Any]
     show: Callable[[Any], str] = str
+    toml: str = ""  # its key in narthex.toml; "": it can't be set there
     default_words: str = ""  # for the docs, where the value depends on the machine
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True):
-    """A setting's value at this moment, and where it came from: "default" or "environment"."""
+    """A setting's value at this moment, and where it came from: "default", "environment" or its place
+    in the file, as in "narthex.toml: policy.soak"."""
 
     setting: Setting
     value: Any
@@ -43,26 +48,27 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
         return "–" if self.value is None else self.setting.show(self.value)
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+def _number(text: str, least: int = 1) -> int:
+    if not text.strip().isdecimal() or int(text) < least:
+        raise UsageError(f"«{text}» is not a count.", hint=f"Write a whole number of {least} or more.")
+    return int(text)
 
 
-def _knob_names(text: str) -> tuple[str, ...]:
-    names = _words(text)
-    for name in names:
-        if name not in BY_NAME:
-            raise UsageError(f"There is no knob «{name}».", hint="Knobs are: " + ", ".join(BY_NAME) + ".")
-    return names
+def _layers(text: str) -> int:
+    return _number(text, least=0)
+
+
+def _order(text: str) -> tuple[str, ...]:
+    return kinds.knob_order(kinds.split_words(text))
 
 
 def _kv_types(text: str) -> tuple[str, ...]:
-    return tuple(parse_knob("kv_type", word) for word in _words(text))
+    return kinds.kv_types(kinds.split_words(text))
 
 
-def _count(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise UsageError(f"«{text}» is not a count.", hint="Write a whole number of 1 or more.")
-    return int(text)
+def _config() -> str | None:
+    path = find_config()
+    return str(path) if path else None
 
 
 def _join(values: tuple[str, ...]) -> str:
@@ -70,6 +76,32 @@ def _join(values: tuple[str, ...]) -> str:
 
 
 SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        name="config",
+        env="NARTHEX_CONFIG",
+        help="The file with the house policy. Without it: ./narthex.toml, then the user's own.",
+        parse=lambda text: str(Path(text).expanduser()),
+        default=_config,
+        default_words="./narthex.toml, ~/.config/narthex/narthex.toml",
+    ),
+    Setting(
+        name="ollama_host",
+        env="OLLAMA_HOST",
+        toml="ollama.host",
+        help="Address of Ollama. Without it: containers and the usual address are asked.",
+        parse=str,
+        default=lambda: None,
+        default_words="searched for",
+    ),
+    Setting(
+        name="ollama_log",
+        env="NARTHEX_OLLAMA_LOG",
+        toml="ollama.log",
+        help="Where Ollama's log is: docker:NAME, journal:UNIT or file:PATH. Without it: searched for.",
+        parse=kinds.log_place,
+        default=lambda: None,
+        default_words="searched for",
+    ),
     Setting(
         name="llama_server",
         env="NARTHEX_LLAMA_SERVER",
@@ -105,6 +137,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="soak",
         env="NARTHEX_SOAK",
+        toml="policy.soak",
         help="How long a setting must survive before it counts as proven.",
         parse=parse_duration,
         default=lambda: 150.0,
@@ -114,6 +147,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="reserve",
         env="NARTHEX_RESERVE",
+        toml="policy.reserve",
         help="VRAM that stays free. Without it: 128 MiB and the growth seen in soaks. Tenants come on top.",
         parse=parse_size,
         default=lambda: None,
@@ -123,15 +157,27 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="backoff",
         env="NARTHEX_BACKOFF",
+        toml="policy.backoff",
         help="After a failure one knob at a time gives way, in this order.",
-        parse=_knob_names,
+        parse=_order,
         default=lambda: ("num_ctx", "gpu_layers", "batch"),
         show=_join,
         default_words="num_ctx,gpu_layers,batch",
     ),
     Setting(
+        name="grow",
+        env="NARTHEX_GROW",
+        toml="policy.grow",
+        help="«ctx»: a context rises one step only after a soak at its present value. «off»: it stays.",
+        parse=kinds.growth,
+        default=lambda: "",
+        show=lambda value: value or "off",
+        default_words="off",
+    ),
+    Setting(
         name="allow_kv",
         env="NARTHEX_ALLOW_KV",
+        toml="policy.allow_kv",
         help="KV cache types that a study may use; below q8_0 answers get worse.",
         parse=_kv_types,
         default=lambda: ("f16", "q8_0"),
@@ -141,32 +187,36 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         name="repeats",
         env="NARTHEX_REPEATS",
+        toml="policy.repeats",
         help="Timed turns in one trial.",
-        parse=_count,
+        parse=_number,
         default=lambda: 3,
         default_words="3",
     ),
     Setting(
         name="house_ctx",
         env="NARTHEX_HOUSE_CTX",
+        toml="defaults.num_ctx",
         help="Context of the house defaults in a trial by hand; in a study they get the context asked for.",
-        parse=_count,
+        parse=_number,
         default=lambda: 4096,
         default_words="4096",
     ),
     Setting(
         name="house_gpu_layers",
         env="NARTHEX_HOUSE_GPU_LAYERS",
+        toml="defaults.num_gpu",
         help="GPU layers of the house defaults.",
-        parse=_count,
+        parse=_layers,
         default=lambda: 19,
         default_words="19",
     ),
     Setting(
         name="house_batch",
         env="NARTHEX_HOUSE_BATCH",
+        toml="defaults.num_batch",
         help="Batch of the house defaults.",
-        parse=_count,
+        parse=_number,
         default=lambda: 256,
         default_words="256",
     ),
@@ -176,17 +226,26 @@ BY_SETTING = {setting.name: setting for setting in SETTINGS}
 
 
 def resolve(name: str) -> Value:
-    """A setting's value with its source. Raises UsageError where the environment holds nonsense."""
+    """A setting's value with its source. Raises UsageError where one of them holds nonsense."""
     setting = BY_SETTING[name]
     text = os.environ.get(setting.env, "").strip()
-    if not text:
-        return Value(setting=setting, value=setting.default(), source="default")
-    try:
-        return Value(setting=setting, value=setting.parse(text), source="environment")
-    except UsageError as error:
-        raise UsageError(f"{setting.env}: {error.message}", hint=error.hint) from error
+    if text:
+        return Value(setting=setting, value=_parsed(setting, text), source="environment")
+    if setting.toml:
+        policy = load_policy()
+        value = policy.value(setting.toml)
+        if value is not None and policy.path is not None:
+            return Value(setting=setting, value=value, source=f"{Path(policy.path).name}: {setting.toml}")
+    return Value(setting=setting, value=setting.default(), source="default")
 
 
 def get(name: str) -> Any:
-    """A setting's value: the environment's, else the default."""
+    """A setting's value: the environment's, else the file's, else the default."""
     return resolve(name).value
+
+
+def _parsed(setting: Setting, text: str) -> Any:
+    try:
+        return setting.parse(text)
+    except UsageError as error:
+        raise UsageError(f"{setting.env}: {error.message}", hint=error.hint) from error

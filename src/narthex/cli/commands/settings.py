@@ -12,7 +12,8 @@ from narthex.cli.options import json_option
 def command(as_json: bool) -> None:
     """Show every setting, its value, and where it came from.
 
-    A setting is changed by its environment variable. Flags of a command go before it.
+    A flag of a command goes before the environment variable, that before narthex.toml, that before the
+    default. `narthex init` writes a narthex.toml.
     """
     from narthex.settings import SETTINGS, resolve
 
@@ -26,6 +27,7 @@ def command(as_json: bool) -> None:
                 "value": row.value,
                 "source": row.source,
                 "environment": row.setting.env,
+                "toml": row.setting.toml or None,
                 "help": row.setting.help,
             }
             for row in values
@@ -34,5 +36,7 @@ def command(as_json: bool) -> None:
         return
     from narthex.views.table import table
 
-    cells = [(row.setting.name, row.text, row.source, row.setting.env) for row in values]
-    click.echo(table(("setting", "value", "from", "environment variable"), cells))
+    cells = [
+        (row.setting.name, row.text, row.source, row.setting.env, row.setting.toml or "–") for row in values
+    ]
+    click.echo(table(("setting", "value", "from", "environment variable", "in narthex.toml"), cells))

@@ -1,0 +1,6 @@
+"""The house policy: what ``narthex.toml`` says. Read it with :func:`load_policy`."""
+
+from narthex.policy.reading import find_config, load_policy, read_policy
+from narthex.policy.records import ModelPolicy, Policy, TenantPolicy
+
+__all__ = ["ModelPolicy", "Policy", "TenantPolicy", "find_config", "load_policy", "read_policy"]
