@@ -36,6 +36,7 @@ class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
     digest: str  # of the manifest, as ``/api/tags`` gives it
     blob: str | None = None  # digest of the GGUF file
     path: str | None = None
+    gone: bool = False  # the manifest names a GGUF blob that is not there
     blob_bytes: int = 0  # as the manifest says
     layers_bytes: int = 0  # of all layers and the config
     projectors: tuple[str, ...] = ()  # paths of what is there of the other layers
@@ -179,6 +180,7 @@ def _assembled(store: Path, path: Path, name: str, digest: str, manifest: _Manif
         digest=digest,
         blob=_hex(model.digest) if model else None,
         path=parts.path("file", model) if model else None,
+        gone=model is not None and _is_gone(store, model.digest),
         blob_bytes=model.size if model else 0,
         layers_bytes=manifest.config.size + sum(layer.size for layer in manifest.layers),
         projectors=parts.paths("projector"),
@@ -241,6 +243,13 @@ def _readable(store: Path, digest: str) -> tuple[Path | None, str]:
     if not os.access(path, os.R_OK):
         return None, f"you may not read {path}"
     return path, ""
+
+
+def _is_gone(store: Path, digest: str) -> bool:
+    try:
+        return _hex(digest) is not None and blob_path(store, digest) is None
+    except OSError:
+        return False  # it can't be looked for
 
 
 def _object(store: Path, digest: str) -> tuple[dict[str, Any] | None, str]:
