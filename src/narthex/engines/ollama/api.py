@@ -121,15 +121,21 @@ class Api:
 
     @contextmanager
     def stream(
-        self, path: str, body: dict[str, Any], *, timeout_s: float
+        self,
+        path: str,
+        body: dict[str, Any],
+        *,
+        timeout_s: float,
+        waiting: Callable[[], None] | None = None,
     ) -> Iterator[Iterator[dict[str, Any]]]:
         """The answers to one request as they come; leaving the context ends the request.
 
         An iterator of JSON objects. It raises ApiError for an error line (status 200) or a stream that breaks
         off, and TimeoutError when nothing comes for ``timeout_s``. Whether the last object holds ``done`` is
-        the caller's to see: Ollama may end a stream without it.
+        the caller's to see: Ollama may end a stream without it. ``waiting`` is called every quarter of a
+        second until the first of them; what it raises ends the request.
         """
-        with self._exchange.open("POST", path, body, timeout_s) as response:
+        with self._exchange.open("POST", path, body, timeout_s, waiting) as response:
             yield objects(response)
 
     def _get(self, path: str) -> dict[str, Any]:
