@@ -153,6 +153,7 @@ FEATURES: dict[str, Feature] = {
     "capabilities": Feature(Version(0, 6, 4), "capabilities in /api/show"),
     "ps_context": Feature(Version(0, 10, 0), "context_length in /api/ps"),
     "truncate": Feature(Version(0, 12, 6), "truncate in requests"),
+    "flash_auto": Feature(Version(0, 12, 11), "flash attention where it works, unless told otherwise"),
     # Cached prompt tokens are part of prompt_eval_count, but of no duration.
     "cached_counted": Feature(Version(0, 4, 0), "prompt_eval_count holds cached tokens"),
     "vram_tiers": Feature(Version(0, 15, 5), "the default context depends on the video memory"),
