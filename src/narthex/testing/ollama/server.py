@@ -1,0 +1,110 @@
+"""``serve``: the process: settings, discovery, the listening socket, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from aiohttp import web
+
+from narthex.testing.ollama.app import application
+from narthex.testing.ollama.devices import Device, probe, system_memory
+from narthex.testing.ollama.gowords import binary_size
+from narthex.testing.ollama.log import Log
+from narthex.testing.ollama.manner import Manner
+from narthex.testing.ollama.scheduler import Scheduler
+from narthex.testing.ollama.serving import Serving
+from narthex.testing.ollama.settings import read_settings
+from narthex.testing.ollama.store import Store
+
+
+async def serve(
+    environ: Mapping[str, str], engine_path: Path, version: str, limit_mib: int | None, with_parent: bool
+) -> int:
+    """Until it is told to end; the exit code."""
+    settings = read_settings(environ)
+    log = Log("DEBUG" if settings.debug else "INFO")
+    for name, value, default in settings.warnings:
+        log.warn("invalid environment variable, using default", key=name, value=value, default=default)
+    log.info("server config", env=settings.config_line())
+    store = Store(settings.models)
+    log.info(f"total blobs: {len(list(store.blobs.iterdir()))}")
+    log.info("total unused blobs removed: 0")
+    manner = Manner(version)
+    engine = probe(engine_path)
+    devices = engine.devices(environ)
+    scheduler = Scheduler(engine, settings, manner, log, devices=devices, limit_mib=limit_mib)
+    serving = Serving(store, scheduler, settings, manner, log)
+    runner = web.AppRunner(
+        application(serving), handler_cancellation=True, access_log=None, shutdown_timeout=0
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.host, settings.port).start()
+    except OSError:
+        address = f"{settings.host}:{settings.port}"
+        sys.stderr.write(f"Error: listen tcp {address}: bind: address already in use\n")
+        return 1
+    log.info(f"Listening on {settings.host}:{settings.port} (version {version})")
+    log.info("discovering available GPUs...")
+    _tell_devices(log, devices)
+    total = sum(device.total - settings.gpu_overhead for device in devices)
+    words = {"total_vram": binary_size(total), "default_num_ctx": scheduler.default_ctx}
+    log.info("vram-based default context", **words)
+    scheduler.open()
+    try:
+        await _until_told(with_parent)
+    finally:
+        await scheduler.close()
+        await runner.cleanup()
+    return 0
+
+
+def _tell_devices(log: Log, devices: tuple[Device, ...]) -> None:
+    for index, device in enumerate(devices):
+        known = device.library == "CUDA"
+        log.info(
+            "inference compute",
+            id=index,
+            filter_id="" if known else index,
+            library=device.library,
+            compute=device.compute,
+            name=device.name,
+            description=device.description,
+            libdirs="ollama,cuda_v13" if known else "ollama",
+            driver="13.0" if known else "0.0",
+            pci_id="0000:01:00.0" if known else "",
+            type="discrete",
+            total=binary_size(device.total),
+            available=binary_size(device.free),
+        )
+    if not devices:
+        total, free, _ = system_memory()
+        log.info(
+            "inference compute",
+            id="cpu",
+            library="cpu",
+            compute="",
+            name="cpu",
+            description="cpu",
+            libdirs="ollama",
+            driver="",
+            pci_id="",
+            type="",
+            total=binary_size(total),
+            available=binary_size(free),
+        )
+
+
+async def _until_told(with_parent: bool) -> None:
+    """SIGTERM, SIGINT, or the end of standard input."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    if with_parent:
+        loop.add_reader(sys.stdin.fileno(), told.set)  # nobody writes: readable means closed
+    await told.wait()

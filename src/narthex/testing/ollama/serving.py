@@ -1,0 +1,138 @@
+"""``Serving``: what every handler needs: the store, the scheduler, and the way from a body to a runner."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from narthex.errors import ModelFileError
+from narthex.testing.ollama import names
+from narthex.testing.ollama.gguf_info import ModelFile, read_model
+from narthex.testing.ollama.log import Log
+from narthex.testing.ollama.manner import Manner
+from narthex.testing.ollama.options import Wanted, WrongOption, read_options
+from narthex.testing.ollama.runner import LoadFailed, Runner
+from narthex.testing.ollama.scheduler import Busy, Request, Scheduler
+from narthex.testing.ollama.settings import Settings
+from narthex.testing.ollama.store import Store, Stored
+from narthex.testing.ollama.wire import Refused
+
+_BUSY = "server busy, please try again.  maximum pending requests exceeded"
+_LLAMA = {"num_predict": "n_predict", "num_keep": "n_keep", "repeat_last_n": "repeat_last_n"}
+
+
+class Serving:
+    """The server behind its routes."""
+
+    def __init__(
+        self, store: Store, scheduler: Scheduler, settings: Settings, manner: Manner, log: Log
+    ) -> None:
+        self.store, self.scheduler, self.settings = store, scheduler, settings
+        self.manner, self.log = manner, log
+        self._shown: dict[str, ModelFile] = {}  # by manifest digest: show answers from here
+
+    def stored(self, text: str, missing: str = "model '{}' not found") -> Stored:
+        """By the name in a request. Raises Refused."""
+        name = names.parse(text) if text else None
+        if text and name is None:
+            raise Refused(400, "invalid model name")
+        try:
+            found = self.store.find(name)
+        except ValueError:
+            self.log.warn("bad manifest", name=name.full if name else "")
+            raise Refused(500, "invalid character 'n' looking for beginning of object key string") from None
+        if found is None:
+            raise Refused(404, missing.format(text))
+        return found
+
+    def model_file(self, stored: Stored) -> ModelFile:
+        """The GGUF file of a stored model, as it is now. Raises Refused."""
+        blob = stored.layer("model")
+        if blob is None or not blob.exists():
+            words = f"stat {blob}: no such file or directory"
+            self.log.info("failed to load model metadata", model=blob, error=words)
+            raise Refused(404, f'model "{_base(stored)}" not found, try pulling it first')
+        try:
+            return read_model(blob)
+        except ModelFileError as error:
+            raise Refused(500, str(error)) from None
+
+    def shown_file(self, stored: Stored) -> ModelFile:
+        """The same as first read: show and tags answer from a cache."""
+        if stored.digest not in self._shown:
+            self._shown[stored.digest] = self.model_file(stored)
+        return self._shown[stored.digest]
+
+    def check_capabilities(self, stored: Stored, body: Mapping[str, Any], *, chat: bool) -> None:
+        """Raises Refused(400) for what this model can't do."""
+        able = self.shown_file(stored).capabilities
+        short = str(body.get("model", ""))
+        if "completion" not in able:
+            raise Refused(400, f'"{short}" does not support {"chat" if chat else "generate"}')
+        if body.get("tools") and "tools" not in able:
+            raise Refused(400, f"{stored.name.full} does not support tools")
+        if body.get("suffix"):
+            raise Refused(400, f"{stored.name.full} does not support insert")
+        if body.get("think") and "thinking" not in able:
+            raise Refused(400, f'"{short}" does not support thinking')
+
+    @contextlib.asynccontextmanager
+    async def runner(
+        self, stored: Stored, body: Mapping[str, Any], keep_alive: int | None
+    ) -> AsyncIterator[Runner]:
+        """A runner that fits the request, held for its time. Raises Refused."""
+        wanted = self.wanted(stored, body)
+        model = self.model_file(stored)
+        template = bool(stored.layer_digest("template"))
+        request = Request(stored, model, wanted, keep_alive, template)
+        try:
+            runner = await self.scheduler.acquire(request)
+        except Busy:
+            raise Refused(503, _BUSY) from None
+        except LoadFailed as failed:
+            raise Refused(500, str(failed)) from None
+        try:
+            yield runner
+        finally:
+            self.scheduler.release(runner)
+
+    def wanted(self, stored: Stored, body: Mapping[str, Any]) -> Wanted:
+        """The effective options. Raises Refused(500) for a wrong type."""
+        try:
+            wanted = read_options(
+                stored.params,
+                body.get("options") or {},
+                env_ctx=self.settings.context_length,
+                tier_ctx=self.scheduler.default_ctx,
+                log=self.log,
+            )
+        except WrongOption as error:
+            raise Refused(500, str(error)) from None
+        return replace(wanted, shift=body.get("shift") is not False)
+
+    def sampling(self, runner: Runner, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of the request in llama-server's words."""
+        return llama_options(runner, body, chat=False)
+
+
+def llama_options(runner: Runner, body: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
+    """Sampling options for llama-server: the model's parameters, then the request's."""
+    given = {**runner.start.wanted.sampling, **runner.stored.params, **(body.get("options") or {})}
+    known = runner.start.wanted.sampling.keys() | {"stop"}
+    values = {_LLAMA.get(name, name): value for name, value in given.items() if name in known}
+    most = 10 * runner.start.num_ctx
+    wanted = int(values.get("n_predict", -1))
+    if chat and wanted == 0:
+        wanted = 1  # one token comes before the limit is looked at
+    values["n_predict"] = wanted if 0 < wanted < most else most
+    if body.get("format") == "json":
+        values["json_schema"] = {}
+    elif isinstance(body.get("format"), dict):
+        values["json_schema"] = body["format"]
+    return values
+
+
+def _base(stored: Stored) -> str:
+    return stored.name.short.removesuffix(":latest")
