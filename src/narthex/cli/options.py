@@ -32,8 +32,27 @@ def knob_option(name: str, **extra: Any) -> Callable[[F], F]:
     )
 
 
+ENGINES = ("llama-server", "ollama")
+
+
+def engine_option(function: F) -> F:
+    """``--engine``: which engine is meant where MODEL could be either's; see :mod:`narthex.cli.target`."""
+    return click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        help="A file goes to llama-server, a name to Ollama; this decides otherwise.",
+    )(function)
+
+
+def ollama_option(function: F) -> F:
+    """``--ollama``: the Ollama to use, by its address."""
+    return click.option(
+        "--ollama", metavar="URL", help="The Ollama to use, as in http://127.0.0.1:11434.  [default: found]"
+    )(function)
+
+
 def model_argument(function: F) -> F:
-    """``MODEL``: a file, which Tab completes, or «demo»."""
+    """``MODEL``: a file, which Tab completes, «demo», or a name in Ollama."""
     return click.argument("model", shell_complete=offer_files)(function)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from narthex.cli.options import json_option, model_argument
+from narthex.cli.options import engine_option, json_option, model_argument, ollama_option
 from narthex.models.header import printable
 from narthex.models.inspection import AttentionKind, Inspection, LayerShape
 from narthex.units import format_size
@@ -16,16 +16,18 @@ from narthex.units import format_size
 
 @click.command()
 @model_argument
+@engine_option
+@ollama_option
 @json_option
-def command(model: str, as_json: bool) -> None:
+def command(model: str, engine: str | None, ollama: str | None, as_json: bool) -> None:
     """What the header of a model file says. The weights are not read.
 
-    MODEL is a .gguf file (any part of a split one), or «demo» for the built-in model.
+    MODEL is a .gguf file (any part of a split one), «demo» for the built-in model, or a name in Ollama;
+    where the file of that can't be read from here, the server is asked.
     """
-    from narthex.models.catalog import find_model
-    from narthex.models.gguf import inspect_file
+    from narthex.cli.target import find_subject
 
-    inspection = inspect_file(find_model(model))
+    inspection = find_subject(model, engine=engine, ollama=ollama).inspection
     if as_json:
         import msgspec
 
@@ -90,7 +92,8 @@ def as_text(inspection: Inspection) -> str:
 def _facts(inspection: Inspection) -> Iterable[tuple[str, str]]:
     count = len(inspection.files)
     parts = f" in {count} parts" if count > 1 else ""
-    yield "file", f"{printable(inspection.path)}, {format_size(inspection.file_bytes)}{parts}"
+    place = printable(inspection.path) or "not readable from here; as Ollama tells it"
+    yield "file", f"{place}, {format_size(inspection.file_bytes)}{parts}"
     if inspection.projector:
         yield "projector", printable(inspection.projector)
     yield "parameters", _parameters(inspection.parameters)
