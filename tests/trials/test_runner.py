@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 
 from narthex.engines.llama_loader import LlamaLoader
 from narthex.outcomes import Outcome
+from narthex.trials.llama_client import tokenize
 from narthex.trials.runner import EngineRunner
 from narthex.trials.session import Session
 from narthex.trials.trial import Trial, Turn
@@ -126,12 +128,12 @@ def test_too_little_memory_is_out_of_memory_with_its_line(
 def test_a_prompt_has_the_exact_size_for_the_real_tokenizer(runner: EngineRunner, ask: Ask) -> None:
     with runner.launch(ask(), quiet) as engine:
         for workload in ("chat", "code"):
-            session = Session(engine, Prompts(workload))
-            first, second = session.prompt(300), session.prompt(300)
+            prompts = Prompts(workload)
+            first, second = (prompts.tokens(300, partial(tokenize, engine.url)) for _ in range(2))
             assert len(first) == len(second) == 300
             assert first[0] == second[0]  # begin of text
             assert first[1:8] != second[1:8]
-            answer = session.ask([300], generate=4, timeout_s=60)
+            answer = Session(engine, prompts).ask([300], generate=4, timeout_s=60)
             assert answer.failure is None
             assert (answer.replies[0].prompt_n, answer.cached) == (300, 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from narthex.knobs import KnobValues
-from narthex.trials.client import Reply
+from narthex.trials.reply import Reply
 from narthex.trials.session import Answer
 from narthex.trials.trial import Turn
 from narthex.trials.turns import MIN_GENERATE, affordable, timing, too_long

@@ -55,6 +55,9 @@ def conclude(seen: Seen) -> SoakReport:
         ram_slope_bytes_s=ram_slope,
         speed_drift=drift,
         samples=tuple(seen.samples),
+        beside=seen.beside,
+        jobs=seen.jobs,
+        doubts=tuple(seen.doubts),
     )
 
 

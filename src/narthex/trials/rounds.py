@@ -25,6 +25,11 @@ STEP = 8192
 GENERATE = 64
 MARGIN = 8
 """Tokens that stay free at the context's end."""
+LOOSE_FULL = 0.95
+"""Fill of the fullest contexts, answer and all, where a prompt's size is only learned: it may miss by three
+in a hundred to either side, and an answer may end early."""
+FIRST_LOOK = 512
+"""Tokens of the prompt that such an engine is asked first, to learn how it counts."""
 ROUND_TIMEOUT_S = 900.0
 SAMPLE_S = 1.0
 
@@ -44,11 +49,13 @@ class Rounds:
     def run(self, seconds: float) -> None:
         """Ask until the time is up or something fails; at least one round."""
         seen = self._seen
-        generate = max(1, min(GENERATE, seen.slot_ctx // 16))
-        plan = sizes(seen.slot_ctx, generate)
-        engine = self._session.engine
+        exact, engine = self._session.exact, self._session.engine
+        generate = max(1, min(GENERATE, seen.slot_ctx // (16 if exact else 32)))
+        plan = sizes(seen.slot_ctx, generate, exact=exact)
         with Sampler(lambda: engine.pid, SAMPLE_S, engine.cards_before) as sampler:
             self._began = time.monotonic()
+            if not exact:
+                self._first_look()
             while seen.failure is None and (not seen.turns or self._now() < seconds):
                 self._watch("soaking", min(1.0, self._now() / seconds) if seconds > 0 else None)
                 self._round(chosen(plan, len(seen.turns), self._slots), generate)
@@ -56,6 +63,19 @@ class Rounds:
 
     def _now(self) -> float:
         return time.monotonic() - self._began
+
+    def _first_look(self) -> None:
+        """One short prompt, so that the first full one has about the right size."""
+        self._watch("warm-up", None)
+        size = max(1, min(FIRST_LOOK, self._seen.slot_ctx // 4))
+        answer = self._session.ask([size], generate=1, timeout_s=ROUND_TIMEOUT_S)
+        self._take(answer)
+
+    def _take(self, answer: Answer) -> None:
+        seen = self._seen
+        seen.errors += sum(reply.outcome is not Outcome.DONE for reply in answer.replies)
+        seen.doubts += (doubt for doubt in answer.doubts if doubt not in seen.doubts)
+        seen.failure = answer.failure
 
     def _round(self, sizes: tuple[int, ...], generate: int) -> None:
         began, self._size = self._now(), max(sizes)
@@ -68,13 +88,13 @@ class Rounds:
         )
         seen = self._seen
         seen.seconds = self._now()
-        seen.errors += sum(reply.outcome is not Outcome.DONE for reply in answer.replies)
         seen.longest_stall_s = max(seen.longest_stall_s, answer.longest_gap_s)
-        seen.failure = answer.failure
+        self._take(answer)
         if seen.failure is None:
             seen.turns.append(_turn(answer, sizes, began, seen.seconds))
+            held = [reply.context_n or size for reply, size in zip(answer.replies, sizes, strict=True)]
             # What counts is a full slot: the smallest of the first round, where all are full.
-            fill = (min(sizes) if len(seen.turns) == 1 else max(sizes)) + seen.turns[-1].generated
+            fill = min(held) if len(seen.turns) == 1 else max(held)
             seen.fill_max = max(seen.fill_max, fill / seen.slot_ctx)
 
     def _token(self, count: int) -> None:
@@ -93,14 +113,18 @@ class Rounds:
         seen.others_busy = others_busy(sampler.peaks())
 
 
-def sizes(slot_ctx: int, generate: int) -> list[int]:
+def sizes(slot_ctx: int, generate: int, *, exact: bool = True) -> list[int]:
     """Prompt sizes of the rounds, in turn: fills of the context, and starts just below each 8192-token step.
+
+    ``exact``: whether prompts will have these sizes to the token.
 
     >>> sizes(4096, 64)
     [3768, 1024, 3072, 3768, 2048]
     """
-    last = slot_ctx - generate - MARGIN
-    fills = [max(1, min(last, int(slot_ctx * share))) for share in FILLS]
+    last, full = slot_ctx - generate - MARGIN, int(slot_ctx * FULL)
+    if not exact:
+        last = full = int(slot_ctx * LOOSE_FULL) - generate
+    fills = [max(1, min(last, full if share == FULL else int(slot_ctx * share))) for share in FILLS]
     return fills + [step - generate // 2 for step in range(STEP, last, STEP)]
 
 

@@ -9,8 +9,8 @@ import msgspec
 
 from narthex.engines._base import Failure, RunningEngine
 from narthex.outcomes import Outcome
-from narthex.trials import client
-from narthex.trials.client import OnProgress, OnToken, Reply
+from narthex.trials.reply import OnProgress, OnToken, Reply, Request
+from narthex.trials.wires import WIRES
 from narthex.trials.workload import Prompts
 
 STALL_FLOOR_S = 30.0
@@ -61,6 +61,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         """Prompt tokens that a cache answered; more than 0 spoils the figures."""
         return max(reply.cache_n for reply in self.replies)
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What the wire found odd, each once."""
+        return tuple(dict.fromkeys(doubt for reply in self.replies for doubt in reply.doubts))
+
 
 class Session:
     """One running engine with a source of prompts."""
@@ -68,6 +73,7 @@ class Session:
     def __init__(self, engine: RunningEngine, prompts: Prompts) -> None:
         self.engine = engine
         self._prompts = prompts
+        self._wire = WIRES[engine.wire]
         self._prompt_tps: float | None = None
 
     def ask(
@@ -80,30 +86,23 @@ class Session:
         on_progress: OnProgress | None = None,
     ) -> Answer:
         """One fresh prompt a slot, of the given sizes in tokens, all at once."""
-        try:
-            prompts = [self.prompt(size) for size in sizes]
-        except (OSError, ValueError) as error:
-            reply = Reply(
-                outcome=Outcome.REQUEST_FAILED, error=f"the text was not tokenized: {error}", lost=True
-            )
-            return Answer(replies=(reply,), failure=self.explain(reply))
-        replies = client.complete_many(
-            self.engine.url,
-            prompts,
+        request = Request(
             generate=generate,
             stall_s=self.stall_s(sum(sizes)),
             timeout_s=timeout_s,
             on_token=on_token,
             on_progress=on_progress,
         )
+        replies = self._wire.ask(self.engine, self._prompts, sizes, request)
         failed = next((reply for reply in replies if reply.outcome is not Outcome.DONE), None)
         answer = Answer(replies=tuple(replies), failure=self.explain(failed) if failed else None)
         self._prompt_tps = answer.prompt_tps or self._prompt_tps
         return answer
 
-    def prompt(self, size: int) -> list[int]:
-        """A fresh prompt of exactly ``size`` tokens. Raises OSError or ValueError."""
-        return self._prompts.tokens(size, lambda text: client.tokenize(self.engine.url, text))
+    @property
+    def exact(self) -> bool:
+        """Whether prompts have exactly the size asked for, and answers too."""
+        return self._wire.exact
 
     def stall_s(self, prompt_tokens: int) -> float:
         """Silence that counts as a stall while so many prompt tokens are read."""

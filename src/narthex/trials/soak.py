@@ -43,6 +43,9 @@ class SoakReport(msgspec.Struct, frozen=True, kw_only=True):
     ram_slope_bytes_s: float | None
     speed_drift: float | None  # last quarter's decode tokens/s over the first quarter's at equal fill, −1
     samples: tuple[SoakSample, ...] = ()
+    beside: str = ""  # the tenant whose jobs ran meanwhile
+    jobs: int | None = None  # of it, that ended well; None where there was no tenant
+    doubts: tuple[str, ...] = ()
 
 
 class SoakTurn(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +64,9 @@ class Seen(msgspec.Struct, kw_only=True):
     slot_ctx: int
     seconds: float = 0.0
     turns: list[SoakTurn] = []
+    doubts: list[str] = []
+    beside: str = ""
+    jobs: int | None = None
     samples: tuple[SoakSample, ...] = ()
     failure: Failure | None = None
     errors: int = 0

@@ -23,6 +23,9 @@ TURN_TIMEOUT_S = 900.0
 END_GENERATE = 32
 END_MARGIN = 8
 """Tokens left free at the context's end: chat templates and special tokens are not counted to the token."""
+LOOSE_SHARE = 1 / 32
+"""Share of the context left free besides where a prompt's size is only learned: texts of one kind differ by
+two or three in a hundred. An answer must not run over the end, or the engine drops old tokens."""
 END_CHEAP_S = 20.0
 END_LONGEST_S = 180.0
 END_FILL = 0.9
@@ -60,7 +63,7 @@ class Turns:
         turn, spent = self._trial.turn, 0.0
         for number in range(max(1, self._trial.repeats)):
             generate = affordable(turn.generate, self._decode_tps)
-            answer = self._ask(turn.depth + turn.prompt_tokens, generate, number)
+            answer = self._ask(self._room(turn.depth + turn.prompt_tokens, generate), generate, number)
             if answer.failure:
                 return answer.failure
             self._note(answer)
@@ -81,7 +84,7 @@ class Turns:
         """
         if self._trial.purpose.startswith("confirm"):
             return None
-        size = self._slot_ctx - END_GENERATE - END_MARGIN
+        size = self._room(self._slot_ctx - END_GENERATE - END_MARGIN, END_GENERATE)
         turn, last = self._trial.turn, self.timings[-1]
         if turn.depth + turn.prompt_tokens + last.generated >= END_FILL * self._slot_ctx:
             self.end_timings.append(last)
@@ -99,8 +102,15 @@ class Turns:
         answer = self._ask(size, END_GENERATE, None)
         if answer.failure:
             return answer.failure
-        self.end_timings.append(timing(answer, turn, depth=size - turn.prompt_tokens))
+        read = answer.replies[0].prompt_n or size
+        self.end_timings.append(timing(answer, turn, depth=max(0, read - turn.prompt_tokens)))
         return None
+
+    def _room(self, size: int, generate: int) -> int:
+        """The size of a prompt, less where its answer might run over the context's end."""
+        if self._session.exact:
+            return size
+        return max(1, min(size, self._slot_ctx - generate - loose_margin(self._slot_ctx)))
 
     def _ask(self, size: int, generate: int, number: int | None) -> Answer:
         repeats = max(1, self._trial.repeats)
@@ -113,13 +123,15 @@ class Turns:
             if number is not None:
                 self._watch("decode", (number + 0.5 + 0.5 * min(1.0, count / generate)) / repeats)
 
-        return self._session.ask(
+        answer = self._session.ask(
             [size] * self._trial.knobs.parallel,
             generate=generate,
             timeout_s=TURN_TIMEOUT_S,
             on_token=token,
             on_progress=progress,
         )
+        self.doubts += (doubt for doubt in answer.doubts if doubt not in self.doubts)
+        return answer
 
     def _note(self, answer: Answer) -> None:
         if answer.cached:
@@ -129,6 +141,11 @@ class Turns:
             self.doubts.append(f"the decoding speed rests on {generated} tokens only")
         if any(reply.truncated for reply in answer.replies):
             self.doubts.append("the engine cut the prompt")
+
+
+def loose_margin(slot_ctx: int) -> int:
+    """Tokens to leave free where a prompt's size is only learned."""
+    return END_MARGIN + int(slot_ctx * LOOSE_SHARE)
 
 
 def affordable(wanted: int, decode_tps: float | None) -> int:

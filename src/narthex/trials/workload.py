@@ -20,6 +20,15 @@ Tokenize = Callable[[str], list[int]]
 """Text → token ids as the engine counts them, a leading begin-of-text token included."""
 
 
+_HEAD_CHARACTERS = 13
+_HEAD_TOKENS = 10
+"""The unique word with its line end: 12 hex digits are one to two characters a token."""
+_FEW_CHARACTERS = 3
+"""Characters a token before anything is known: less than most texts have, so that no prompt is too long."""
+_TELLING_TOKENS = 24
+"""Fewer tokens than this tell nothing about the text behind the head."""
+
+
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of use: its text, and the shape of one turn that is usual for it."""
 
@@ -75,6 +84,7 @@ class Prompts:
         self._run = run or secrets.token_hex(8)
         self._count = 0
         self._characters_a_token = 3.0
+        self._told = [0, 0]  # characters and tokens of prompts that an engine has counted, heads left out
         self._lock = threading.Lock()
 
     @property
@@ -108,6 +118,27 @@ class Prompts:
                 self._characters_a_token = 1.05 * len(text) / len(ids)
                 return ids[:count]
             characters = characters * 3 // 2 + (count - len(ids)) * 4
+
+    def text_of(self, size: int) -> str:
+        """The next prompt, with about ``size`` tokens by what :meth:`learn` was told; before that with fewer.
+
+        It ends in mid-sentence, which no model takes for the end of a text.
+        """
+        characters, tokens = self._told if self._told[1] else (_FEW_CHARACTERS, 1)
+        length = _HEAD_CHARACTERS + max(1, (size - _HEAD_TOKENS) * characters // tokens)
+        return self.text(length)[:length]
+
+    def expected(self, text: str) -> float | None:
+        """Tokens of a text, by what :meth:`learn` was told; None before."""
+        characters, tokens = self._told
+        return _HEAD_TOKENS + (len(text) - _HEAD_CHARACTERS) * tokens / characters if characters else None
+
+    def learn(self, text: str, tokens: int) -> None:
+        """What an engine counted for a text of this source. Longer texts count for more."""
+        if tokens >= _TELLING_TOKENS:
+            with self._lock:
+                self._told[0] += len(text) - _HEAD_CHARACTERS
+                self._told[1] += tokens - _HEAD_TOKENS
 
     def _parts(self, rng: Random) -> Iterator[str]:
         if not self._own:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from narthex.outcomes import Outcome
 from narthex.testing.completions import CompletionServer, end, progress, token
-from narthex.trials.client import Reply, complete, complete_many, error_text, tokenize
+from narthex.trials.llama_client import complete, error_text, tokenize
+from narthex.trials.reply import Reply, Request, together
 
 
 def asked(server: CompletionServer, **given: Any) -> Reply:
-    return complete(server.url, [1, 2, 3], **{"generate": 11, "stall_s": 5.0, "timeout_s": 10.0, **given})
+    return complete(server.url, [1, 2, 3], request(**given))
+
+
+def request(**given: Any) -> Request:
+    return Request(**{"generate": 11, "stall_s": 5.0, "timeout_s": 10.0, **given})
 
 
 def test_rates_are_the_engines_own_and_the_first_token_is_no_step() -> None:
@@ -87,7 +93,7 @@ def test_a_cut_connection_is_lost() -> None:
 def test_nobody_listening_is_lost() -> None:
     with CompletionServer([]) as server:
         url = server.url
-    reply = complete(url, [1], generate=1, stall_s=1.0, timeout_s=1.0)
+    reply = complete(url, [1], request(stall_s=1.0, timeout_s=1.0))
     assert reply.lost
 
 
@@ -122,7 +128,8 @@ def test_silence_up_to_the_time_limit_is_a_timeout_where_a_stall_would_take_long
 
 def test_many_are_asked_at_once_and_answered_in_order() -> None:
     with CompletionServer([0.3, token(), end()]) as server:
-        replies = complete_many(server.url, [[1], [2], [3]], generate=1, stall_s=5.0, timeout_s=5.0)
+        asks = [partial(complete, server.url, [number], request()) for number in (1, 2, 3)]
+        replies = together(asks, cut=lambda: None)
     assert [reply.outcome for reply in replies] == [Outcome.DONE] * 3
     assert sorted(asked["prompt"] for asked in server.requests) == [[1], [2], [3]]
     assert server.most_at_once > 1
