@@ -11,7 +11,8 @@ import pytest
 from narthex.engines.ollama.store import StoredModel, find_stored, names_of, stored_models
 from narthex.errors import ModelFileError, UsageError
 from narthex.testing.gguf_writer import write_gguf
-from narthex.testing.ollama_store import StoreWriter
+
+from .store_writer import StoreWriter
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_the_case_of_a_name_does_not_matter(writer: StoreWriter, gguf: Path) -> 
 
 
 def test_parameters_keep_their_types(writer: StoreWriter, gguf: Path) -> None:
-    writer.add("a", gguf, parameters={"num_ctx": 1048576, "temperature": 0.2, "stop": ["<x>", "<y>"]})
+    writer.add("a", gguf, parameters=b'{"num_ctx": 1048576, "temperature": 0.2, "stop": ["<x>", "<y>"]}')
     assert found(writer, "a").parameters == {"num_ctx": 1048576, "temperature": 0.2, "stop": ["<x>", "<y>"]}
 
 
@@ -73,7 +74,7 @@ def test_a_model_without_parameters_has_none(writer: StoreWriter, gguf: Path) ->
 
 def test_all_names_over_one_file_are_known(writer: StoreWriter, gguf: Path, tmp_path: Path) -> None:
     digest = writer.add("b", gguf)
-    writer.add("a-tuned", gguf, parameters={"num_ctx": 8192})
+    writer.add("a-tuned", gguf, parameters=b'{"num_ctx": 8192}')
     other = write_gguf(
         tmp_path / "other.gguf",
         {"general.architecture": "llama", "llama.block_count": 2},
@@ -115,7 +116,7 @@ def test_a_file_that_is_gone_is_said_to_be_gone(writer: StoreWriter, gguf: Path)
 
 
 def test_parameters_that_are_gone_are_unknown_not_empty(writer: StoreWriter, gguf: Path) -> None:
-    writer.add("a", gguf, parameters={"num_ctx": 7})
+    writer.add("a", gguf, parameters=b'{"num_ctx": 7}')
     writer.path(hashlib.sha256(b'{"num_ctx": 7}').hexdigest()).unlink()
     model = found(writer, "a")
     assert model.parameters is None

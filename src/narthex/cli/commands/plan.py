@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from narthex.cli.options import json_option, knob_option, model_argument
+from narthex.cli.options import engine_option, json_option, knob_option, model_argument, ollama_option
 from narthex.errors import JournalError, NarthexError
 from narthex.knobs import KnobValues, parse_knob
 from narthex.memory.plan import Device, MemoryPlan, held_by_others, plan_memory
@@ -14,6 +14,7 @@ from narthex.models.inspection import Inspection
 from narthex.units import MIB, format_size, parse_size
 
 if TYPE_CHECKING:
+    from narthex.cli.target import Subject
     from narthex.engines._base import DeviceBuffers
     from narthex.memory.calibrate import Calibration
     from narthex.memory.frontier import FrontierRow
@@ -34,23 +35,34 @@ _KNOBS = ("num_ctx", "gpu_layers", "batch", "ubatch", "kv_type", "flash_attn", "
 @click.option("--vram", metavar="SIZE", help="Plan for one empty GPU of this size (20GB, 20475MiB).")
 @click.option("--reserve", metavar="SIZE", help="Keep this much of the GPU free; the default is 128 MiB.")
 @click.option("--witness", is_flag=True, help="Ask the engine's own dry run too (about a second).")
+@engine_option
+@ollama_option
 @json_option
-def command(
-    model: str, vram: str | None, reserve: str | None, witness: bool, as_json: bool, **given: str | None
-) -> None:
+def command(model: str, as_json: bool, **given: Any) -> None:
     """Bytes per device before a load, and whether it fits. Nothing is loaded.
 
     Without --ctx or --gpu-layers the largest context for each layer count and KV type is listed too.
-    MODEL is a .gguf file (any part of a split one), or «demo» for the built-in model.
+    MODEL is a .gguf file (any part of a split one), «demo» for the built-in model, or a name in Ollama:
+    then KV type, slots and one batch for all are those of the server.
     """
     from narthex import settings
-    from narthex.models.catalog import find_model
-    from narthex.models.gguf import inspect_file
+    from narthex.cli.target import find_subject
 
-    path = find_model(model)
-    inspection = inspect_file(path)
-    knobs = _knobs(inspection, given)
-    devices, gaps = _devices(vram)
+    vram, reserve = given["vram"], given["reserve"]
+    subject = find_subject(model, engine=given["engine"], ollama=given["ollama"])
+    inspection = subject.inspection
+    asked = _asked(inspection, given)
+    kv_types: dict[str, Any] = {}
+    if subject.server is None:
+        knobs = _knobs(inspection, asked)
+        devices, gaps = _devices(vram)
+    else:
+        from narthex.cli.served_plan import served_plan
+
+        served = served_plan(subject, asked, vram)
+        knobs, gaps = served.knobs, served.gaps
+        devices, more = _devices(vram) if served.devices is None else (served.devices, ())
+        gaps, kv_types = (*gaps, *more), {"kv_types": (knobs.kv_type,)}
     calibration, growth, tenants = None, 0, 0
     if not vram:
         try:
@@ -72,8 +84,8 @@ def command(
         from narthex.memory.frontier import frontier
 
         layers = None if given["gpu_layers"] in (None, "auto") else plan.knobs.gpu_layers
-        rows = frontier(inspection, plan.knobs, devices, gpu_layers=layers, **options)
-    buffers, failed = _witness(path, plan.knobs) if witness else ((), None)
+        rows = frontier(inspection, plan.knobs, devices, gpu_layers=layers, **kv_types, **options)
+    buffers, failed = _witness(subject, plan.knobs) if given["witness"] else ((), None)
     gaps = (*gaps, *plan.gaps, *([failed] if failed else []))
     answer = Answer(plan, server, rows, buffers, gaps, calibration)
     if as_json:
@@ -85,12 +97,17 @@ def command(
     click.echo(as_text(inspection, answer, way_out))
 
 
-def _knobs(inspection: Inspection, given: dict[str, str | None]) -> KnobValues:
-    values = {
+def _asked(inspection: Inspection, given: dict[str, Any]) -> dict[str, Any]:
+    """The knobs that were given, parsed."""
+    return {
         name: parse_knob(name, text, layers=inspection.layers)
         for name in _KNOBS
         if (text := given[name]) is not None
     }
+
+
+def _knobs(inspection: Inspection, asked: dict[str, Any]) -> KnobValues:
+    values = dict(asked)
     if "num_ctx" not in values and inspection.context_train:
         values["num_ctx"] = min(KnobValues().num_ctx, inspection.context_train)
     return KnobValues(**values)
@@ -137,12 +154,14 @@ def _learned(inspection: Inspection, held: int | None) -> tuple[Calibration | No
     return (learned if learned.corrections else None), growth, tenants
 
 
-def _witness(path: Any, knobs: KnobValues) -> tuple[tuple[DeviceBuffers, ...], str | None]:
+def _witness(subject: Subject, knobs: KnobValues) -> tuple[tuple[DeviceBuffers, ...], str | None]:
     from narthex.engines.fit_params import dry_run
     from narthex.engines.llama_server import find_engine
 
+    if not subject.model.path:
+        return (), "No witness: the file can't be read from here."
     try:
-        return dry_run(find_engine(), path, knobs), None
+        return dry_run(find_engine(), subject.model.path, knobs), None
     except NarthexError as error:
         return (), f"No witness: {error.message}"
 
