@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -19,9 +19,6 @@ from narthex.engines.ollama import processes
 from narthex.engines.ollama.address import DEFAULT_PORT, Address, parse_host
 from narthex.engines.ollama.records import Container
 from narthex.host.processes import family
-
-if TYPE_CHECKING:
-    from docker import DockerClient
 
 TIMEOUT_S = 10
 _USUAL = Path("/var/run/docker.sock")
@@ -64,8 +61,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextlib.contextmanager
-def connect() -> Iterator[DockerClient]:
-    """The Docker daemon. Raises NoDocker, also for what goes wrong while it is asked."""
+def connect() -> Iterator[Any]:
+    """The SDK's low-level client. Raises NoDocker, also for what goes wrong while the daemon is asked."""
     try:
         import docker as sdk
         from requests.exceptions import RequestException
@@ -74,7 +71,7 @@ def connect() -> Iterator[DockerClient]:
     client = None
     try:
         client = sdk.from_env(timeout=TIMEOUT_S, environment=_environment())
-        yield client
+        yield client.api
     except (sdk.errors.DockerException, RequestException, OSError) as error:
         raise NoDocker(_why(error)) from error
     finally:
@@ -84,32 +81,32 @@ def connect() -> Iterator[DockerClient]:
 
 def find_containers() -> list[Found]:
     """Every container, stopped ones too, that holds an Ollama or may. Raises NoDocker."""
-    with connect() as client:
-        rows = client.api.containers(all=True)
+    with connect() as api:
+        rows = api.containers(all=True)
         picked = [row for row in rows if _is_ollama(row) or _has_port(row)]
         found = []
         for row in picked:
             with contextlib.suppress(_missing()):
-                found.append(_found(client, client.api.inspect_container(row["Id"]), sure=_is_ollama(row)))
+                found.append(_found(api, api.inspect_container(row["Id"]), sure=_is_ollama(row)))
         return sorted(found, key=lambda item: (not item.running, not item.sure))
 
 
 def look(container: str) -> Found:
     """One container by its name or id. Raises NoDocker."""
-    with connect() as client:
-        return _found(client, client.api.inspect_container(container), sure=True)
+    with connect() as api:
+        return _found(api, api.inspect_container(container), sure=True)
 
 
 def started_at(container: str) -> str:
     """When the container was started last, in the daemon's words. Raises NoDocker."""
-    with connect() as client:
-        return str(client.api.inspect_container(container)["State"].get("StartedAt", ""))
+    with connect() as api:
+        return str(api.inspect_container(container)["State"].get("StartedAt", ""))
 
 
 def read_logs(container: str, **options: Any) -> bytes:
     """Its output and errors, with the SDK's options (``since`` and ``until`` in seconds). Raises NoDocker."""
-    with connect() as client:
-        return bytes(client.api.logs(container, stdout=True, stderr=True, **options))
+    with connect() as api:
+        return bytes(api.logs(container, stdout=True, stderr=True, **options))
 
 
 def variables(rows: list[str] | None) -> dict[str, str]:
@@ -124,12 +121,12 @@ def remote_host() -> str | None:
     return parts.hostname if parts.scheme in ("tcp", "http", "https", "ssh") else None
 
 
-def _found(client: DockerClient, facts: Mapping[str, Any], *, sure: bool) -> Found:
+def _found(api: Any, facts: Mapping[str, Any], *, sure: bool) -> Found:
     config, state = facts["Config"], facts["State"]
     env = variables(config.get("Env"))
     labels = config.get("Labels") or {}
     pid = _pid_here(facts) if state.get("Running") else None
-    url, published = _way_in(client, facts, parse_host(env.get("OLLAMA_HOST", "")).port)
+    url, published = _way_in(api, facts, parse_host(env.get("OLLAMA_HOST", "")).port)
     inside = _store_inside(env)
     on_host = _on_host(facts.get("Mounts") or (), inside)
     return Found(
@@ -173,11 +170,11 @@ def _has_port(row: Mapping[str, Any]) -> bool:
     return any(DEFAULT_PORT in (port.get("PrivatePort"), port.get("PublicPort")) for port in ports)
 
 
-def _way_in(client: DockerClient, facts: Mapping[str, Any], port: int) -> tuple[str | None, bool]:
+def _way_in(api: Any, facts: Mapping[str, Any], port: int) -> tuple[str | None, bool]:
     """(URL of the port inside, whether it is published). Raises the SDK's errors."""
     mode = str(facts["HostConfig"].get("NetworkMode", ""))
     if mode.startswith("container:"):  # it lives in another container's network
-        return _way_in(client, client.api.inspect_container(mode.partition(":")[2]), port)
+        return _way_in(api, api.inspect_container(mode.partition(":")[2]), port)
     here = remote_host() or "127.0.0.1"
     if mode == "host":
         return Address(host=here, port=port).url, True
