@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -31,6 +32,7 @@ from narthex.testing.ollama.store import Store, layer
 
 VERSION = "0.33.0-rc2"
 _START_S = 60.0
+_PR_SET_NAME = 15
 
 
 class FakeOllama:
@@ -248,6 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--limit-mib", type=int, help="address space of each llama-server")
     parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")
     given = parser.parse_args(arguments)
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, b"ollama", 0, 0, 0)  # as the process list shows a real one
     environ = dict(os.environ)
     if given.store is not None:
         environ["OLLAMA_MODELS"] = str(given.store)
