@@ -52,7 +52,7 @@ def bench(
         host = collect_host()
         for words in tenants_words(host):
             say(f"{words}: that is not counted as free.")
-        loader = target.loader() if bare_as is None else target.loader(served_as=bare_as, bare=True)
+        loader = target.loader(bare_as=bare_as)
         yield Bench(target, host, EngineRunner(loader, target.inspection, prompts=prompts))
 
 

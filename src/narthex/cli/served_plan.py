@@ -40,7 +40,7 @@ def served_plan(subject: Subject, asked: dict[str, Any], vram: str | None) -> Se
     assert server is not None
     host = collect_host()
     engine = ollama_engine(server, host)
-    parameters, parameter_gap = _parameters(subject, server)
+    parameters, parameter_gap = own_parameters(subject)
     own = own_load(
         server,
         engine,
@@ -99,12 +99,13 @@ def _limit_words(engine: Engine, asked: dict[str, Any]) -> Iterator[str]:
             )
 
 
-def _parameters(subject: Subject, server: Server) -> tuple[dict[str, Any], str | None]:
+def own_parameters(subject: Subject) -> tuple[dict[str, Any], str | None]:
     """The model's own options: typed from the store, else as the server prints them."""
     if subject.stored is not None and subject.stored.parameters is not None:
         return subject.stored.parameters, None
+    assert subject.server is not None
     try:
-        return dict(parameters_of(Api(server.url).show(subject.model.served_as).parameters)), None
+        return dict(parameters_of(Api(subject.server.url).show(subject.model.served_as).parameters)), None
     except ApiError as error:
         return {}, f"The model's own PARAMETERs are not known: {error.text}."
 

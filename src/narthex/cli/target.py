@@ -49,16 +49,17 @@ class Target(Subject, frozen=True, kw_only=True):
 
     engine: Engine
 
-    def loader(self, *, log_dir: Path | None = None, bare: bool = False) -> Loader:
-        """What loads it. ``bare`` (Ollama only) sends no options at all, to prove a tuned model."""
+    def loader(self, *, log_dir: Path | None = None, bare_as: str | None = None) -> Loader:
+        """What loads it. ``bare_as`` (Ollama only) loads a tuned model of that name, made from this one, and
+        sends no options at all: it has to carry them itself."""
         log_dir = log_dir or paths.state_dir() / "engine"
         if self.server is not None:
             from narthex.engines.ollama.loading import OllamaLoader
 
             blob = self.stored.blob if self.stored else None
-            return OllamaLoader(
-                self.server, self.engine, self.model.served_as, blob=blob, log_dir=log_dir, bare=bare
-            )
+            name = bare_as or self.model.served_as
+            bare = bare_as is not None
+            return OllamaLoader(self.server, self.engine, name, blob=blob, log_dir=log_dir, bare=bare)
         from narthex.engines.llama_loader import LlamaLoader
 
         return LlamaLoader(self.engine, self.model.path, log_dir=log_dir)
