@@ -18,7 +18,24 @@ from narthex.trials.trial import TrialRecord
 
 KNOB_OF = {"num_ctx": "num_ctx", "gpu_layers": "gpu_layers", "batch": "ubatch", "ubatch": "ubatch"}
 """Policy word → the knob that is turned. It is the micro-batch that sets the size of the compute buffers."""
-WORDS = {"num_ctx": "context", "gpu_layers": "GPU layers", "ubatch": "micro-batch"}
+WORDS = {"num_ctx": "context", "gpu_layers": "GPU layers", "ubatch": "micro-batch", "kv_type": "KV type"}
+
+
+def turned(before: KnobValues, after: KnobValues) -> set[str]:
+    """The knobs in which two settings differ. Where batch and micro-batch go together they are one."""
+    names = set(before.difference(after))
+    together = before.batch == before.ubatch and after.batch == after.ubatch
+    return names - {"batch"} if together else names
+
+
+def changes_words(before: KnobValues, after: KnobValues) -> list[str]:
+    """«GPU layers 65 → 62», one for each knob that differs."""
+    names = turned(before, after)
+    return [
+        f"{WORDS.get(name, name)} {old} → {new}"
+        for name, (old, new) in before.difference(after).items()
+        if name in names
+    ]
 
 
 def steps(
@@ -33,7 +50,7 @@ def steps(
         lower = [
             candidate
             for candidate in space.candidates
-            if set(candidate.knobs.difference(knobs)) == {knob}
+            if turned(knobs, candidate.knobs) == {knob}
             and getattr(candidate.knobs, knob) < (getattr(knobs, knob) or 0)
             and candidate.knobs.num_ctx >= floor
             and candidate.knobs not in tried
@@ -67,22 +84,19 @@ def back_off(  # noqa: PLR0917 - in the order in which one says it
 
 def explain(before: KnobValues, after: KnobValues, outcome: Outcome) -> str:
     """«out of memory: GPU layers 65 → 62»."""
-    changes = ", ".join(
-        f"{WORDS.get(name, name)} {old} → {new}" for name, (old, new) in before.difference(after).items()
-    )
-    return f"{outcome.value.replace('_', ' ')}: {changes}"
+    return f"{outcome.value.replace('_', ' ')}: {', '.join(changes_words(before, after))}"
 
 
 def repeated(knobs: KnobValues, history: Sequence[TrialRecord], knob: str) -> int:
     """How many of the newest failures in a row were steps of this one parameter."""
     count, newer = 0, knobs
     for record in reversed(history):
-        if not is_short_of_memory(record):
+        if not is_short_of_memory(record, history):
             break
         older = record.trial.knobs
         if older == newer:
             continue
-        if set(older.difference(newer)) != {knob}:
+        if turned(older, newer) != {knob}:
             break
         count, newer = count + 1, older
     return count

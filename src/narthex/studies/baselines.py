@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from narthex.engines._base import Limits
 from narthex.knobs import KnobValues
+from narthex.studies.limits import AutomaticBatch, engines_own, refusal, within
 from narthex.studies.records import Question
 from narthex.studies.space import Space
 from narthex.trials.trial import Turn
@@ -13,10 +15,15 @@ _SHORT_GENERATE = 64  # the house setting can be dreadful: enough tokens for a s
 
 
 class House(msgspec.Struct, frozen=True, kw_only=True):
-    """The house defaults: a fixed habit (settings ``house_gpu_layers`` and ``house_batch``)."""
+    """The house defaults: a fixed habit, and the policy's start point for this model where it has one.
+
+    ``num_ctx`` None: the context that the study is asked for; ``threads`` None: one for each core.
+    """
 
     gpu_layers: int = 19
     batch: int = 256
+    num_ctx: int | None = None
+    threads: int | None = None
 
 
 class BaselineSetting(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,28 +42,38 @@ def baselines_of(
     current: KnobValues | None = None,
     house: House | None = None,
     cores: int | None = None,
+    *,
+    limits: Limits | None = None,
+    batch: AutomaticBatch = None,
 ) -> tuple[BaselineSetting, ...]:
-    """The baselines of a study, in the order they are measured."""
+    """The baselines of a study, in the order they are measured. ``limits``, ``batch``: of the server."""
+    limits = limits or Limits()
     current = question.current or current
-    rows = [BaselineSetting(name="current", knobs=current)] if current else []
-    rows.append(_engine(question, space))
-    rows.append(_house(question, space, house or House(), cores))
+    rows = [_current(current, limits, batch)] if current else []
+    rows.append(
+        BaselineSetting(name="engine", knobs=engines_own(space.min_ctx, question.parallel, limits, batch))
+    )
+    rows.append(_house(question, space, house or House(), cores, limits))
     return tuple(_checked(row, space) if space.recorded else row for row in rows)
 
 
-def _engine(question: Question, space: Space) -> BaselineSetting:
-    return BaselineSetting(name="engine", knobs=KnobValues(num_ctx=space.min_ctx, parallel=question.parallel))
+def _current(knobs: KnobValues, limits: Limits, batch: AutomaticBatch) -> BaselineSetting:
+    if why := refusal(knobs, limits):
+        return BaselineSetting(name="current", knobs=knobs, why_not=why)
+    return BaselineSetting(name="current", knobs=within(knobs, limits, batch))
 
 
-def _house(question: Question, space: Space, house: House, cores: int | None) -> BaselineSetting:
+def _house(
+    question: Question, space: Space, house: House, cores: int | None, limits: Limits
+) -> BaselineSetting:
     knobs = KnobValues(
-        num_ctx=space.min_ctx,
+        num_ctx=house.num_ctx or space.min_ctx,
         gpu_layers=min(house.gpu_layers, space.all_layers) if space.has_gpu else 0,
         batch=house.batch,
         ubatch=house.batch,
         parallel=question.parallel,
-        threads=cores,
-    )
+        threads=house.threads or cores,
+    ).with_(**limits.fixed)
     turn = msgspec.structs.replace(question.turn, generate=min(question.turn.generate, _SHORT_GENERATE))
     if space.recorded:
         recorded = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from statistics import median
 
 import msgspec
 
@@ -12,9 +13,10 @@ from narthex.outcomes import Outcome
 from narthex.studies.objective import best_record, measured_utility, turn_speeds
 from narthex.studies.records import Baseline, Question
 from narthex.studies.space import Space
+from narthex.studies.stopping import OTHERS
 from narthex.trials.observation import Observation
 from narthex.trials.trial import TrialRecord
-from narthex.trials.verdict import Judgement, compare
+from narthex.trials.verdict import TIE, Judgement, compare
 
 LOAD_TO_LOAD = 0.10  # two loads of one setting differ by up to this much in recorded servers
 BASELINE_WORDS = {
@@ -43,9 +45,11 @@ def best_baseline(question: Question, space: Space, baselines: Sequence[Baseline
 def own_best(question: Question, space: Space, history: Sequence[TrialRecord]) -> TrialRecord | None:
     """The best setting with explicit layers: one that does not depend on what is free at the time.
 
-    One that failed once, also after a good load, as while it was confirmed, is none.
+    One that failed once, also after a good load, as while it was confirmed, is none; a server that was busy
+    with others is no failure of the setting.
     """
-    failed = {r.trial.knobs for r in history if r.observation.outcome is not Outcome.DONE}
+    harmless = {Outcome.DONE, *OTHERS}
+    failed = {r.trial.knobs for r in history if r.observation.outcome not in harmless}
     explicit = [r for r in history if r.trial.knobs.gpu_layers is not None and r.trial.knobs not in failed]
     return best_record(question, space.comparable(explicit))
 
@@ -149,6 +153,31 @@ def limits_of(question: Question, space: Space, chosen: TrialRecord, history: Se
         return ""
     decode = question.turn.generate / speeds[1] / speeds[0]
     return f"The card itself: all layers are on it, and {decode:.0%} of a turn is decoding."
+
+
+def beside_house(answer: Answer, ratio: float | None) -> Answer:
+    """The answer with how far it leaves the house defaults behind; ``ratio``: their turn time over its."""
+    if ratio is None:
+        return answer
+    words = "about as long" if abs(ratio - 1) <= TIE else f"{ratio:.2f} times as long"
+    verdict = f"{answer.verdict} A turn of the house defaults takes {words}."
+    return msgspec.structs.replace(answer, verdict=verdict)
+
+
+def times_as_long(
+    question: Question, history: Sequence[TrialRecord], knobs: KnobValues, other: KnobValues
+) -> float | None:
+    """The turn time of ``knobs`` over that of ``other``: medians of their trials. None: one has no time."""
+    ours, theirs = turn_s_of(question, history, knobs), turn_s_of(question, history, other)
+    return ours / theirs if ours and theirs else None
+
+
+def turn_s_of(question: Question, history: Sequence[TrialRecord], knobs: KnobValues) -> float | None:
+    """Median turn time of a setting: of its confirming trials where there are any. None: none was timed."""
+    mine = [record for record in history if record.trial.knobs == knobs]
+    confirmed = [record for record in mine if record.trial.purpose.startswith("confirm")]
+    times = [speeds[0] for r in confirmed or mine if (speeds := turn_speeds(r, question.turn))]
+    return median(times) if times else None
 
 
 def _observations(history: Sequence[TrialRecord], knobs: KnobValues) -> list[Observation]:

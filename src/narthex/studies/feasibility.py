@@ -22,6 +22,7 @@ from narthex.units import MIB
 
 PLAN_SIGMA_BYTES = 96 * MIB  # how far a plan may be off: the planner's own bound on recorded loads
 _CONTRADICTED = 1e-3  # what is left of the plan's own distribution
+_DISGUISED = frozenset({Outcome.RUNNER_DIED, Outcome.SERVER_DOWN, Outcome.LOAD_TIMEOUT})
 _SAME_FEATURES = 0.1  # a combination of KV type and flash attention that the engine refused
 
 
@@ -37,7 +38,7 @@ class Feasibility:
         explicit = [record for record in history if record.trial.knobs.gpu_layers is not None]
         self._good = [record.trial.knobs for record in done if record.trial.knobs.gpu_layers is not None]
         self._placed = [placed for record in done if (placed := _placed(record))]
-        self._failed = [record for record in explicit if is_short_of_memory(record)]
+        self._failed = [record for record in explicit if is_short_of_memory(record, explicit)]
         self._refused = {
             (record.trial.knobs.kv_type, record.trial.knobs.flash_attn)
             for record in explicit
@@ -115,10 +116,22 @@ class Feasibility:
         return log(self._turn_s(Candidate(knobs=knobs, cpu_share=share)))
 
 
-def is_short_of_memory(record: TrialRecord) -> bool:
-    """A failure that less memory may remedy. One without a known line counts: nothing speaks against it."""
-    outcome = record.observation.outcome
-    return outcome.is_memory or outcome is Outcome.FAILED
+def is_short_of_memory(record: TrialRecord, history: Sequence[TrialRecord]) -> bool:
+    """A failure that less memory may remedy. One without a known line counts: nothing speaks against it.
+
+    A process that died or a load that never ended may be memory in disguise. The first one counts, so there
+    is one step back; later ones only where a setting that needs no more has worked.
+    """
+    outcome, knobs = record.observation.outcome, record.trial.knobs
+    if outcome.is_memory or outcome is Outcome.FAILED:
+        return True
+    if outcome not in _DISGUISED:
+        return False
+    first = next((other for other in history if other.observation.outcome is outcome), record)
+    return first == record or any(
+        other.observation.outcome is Outcome.DONE and needs_as_much(knobs, other.trial.knobs)
+        for other in history
+    )
 
 
 def needs_as_much(knobs: KnobValues, other: KnobValues) -> bool:

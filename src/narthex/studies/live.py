@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,15 +17,18 @@ from narthex.memory.calibrate import Calibration, PredictionRecord, calibrate
 from narthex.memory.plan import Device, held_by_others, plan_memory
 from narthex.models.inspection import Inspection
 from narthex.studies.baselines import House, baselines_of
+from narthex.studies.limits import AutomaticBatch, settled_question
 from narthex.studies.live_space import Machine, contexts, live_space
+from narthex.studies.proof import Soak
 from narthex.studies.records import Question, StudyResult
 from narthex.studies.screen import Screen
+from narthex.studies.server_level import proposals
 from narthex.studies.session import Identity
 from narthex.studies.space import Space
 from narthex.studies.study import run_study
 from narthex.trials.ledger import predictions
 from narthex.trials.manual import fitted
-from narthex.trials.trial import TrialRecord, model_ref
+from narthex.trials.trial import ModelRef, TrialRecord, model_ref
 from narthex.units import MIB, format_size
 
 if TYPE_CHECKING:
@@ -34,6 +37,19 @@ if TYPE_CHECKING:
 LIVE_LOADS = 24  # engine loads where nothing else is asked for
 DEMO_LOADS = 10
 _SAME_BYTES = 16 * MIB  # corrections closer than this make the same space
+
+
+class ServerFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a study has to know of a server that narthex did not start.
+
+    ``env`` None: not known, so nothing that may hold already is proposed. ``default_ctx``: the context that
+    it takes where nobody says one.
+    """
+
+    version: str | None = None
+    env: dict[str, str] | None = None
+    automatic_batch: AutomaticBatch = None
+    default_ctx: int | None = None
 
 
 class LiveSpaces:
@@ -55,13 +71,21 @@ class LiveSpaces:
 
     def __call__(self, history: Sequence[TrialRecord]) -> Space:
         """The space under what a history has taught: the same history gives the same space."""
-        rows = [*self._learned, *(row for record in history for row in self.lessons(record))]
-        found = calibrate(rows)
-        machine = msgspec.structs.replace(self._machine, calibration=found if found.corrections else None)
+        found = self._calibration(history)
         key = _coarse(found)
         if key not in self._made:
-            self._made[key] = live_space(self._inspection, machine, self._question)
+            self._made[key] = live_space(self._inspection, self._calibrated(found), self._question)
         return self._made[key]
+
+    def machine(self, history: Sequence[TrialRecord]) -> Machine:
+        """The machine with what a history has taught about plans on it."""
+        return self._calibrated(self._calibration(history))
+
+    def _calibration(self, history: Sequence[TrialRecord]) -> Calibration:
+        return calibrate([*self._learned, *(row for record in history for row in self.lessons(record))])
+
+    def _calibrated(self, found: Calibration) -> Machine:
+        return msgspec.structs.replace(self._machine, calibration=found if found.corrections else None)
 
     def lessons(self, record: TrialRecord) -> list[PredictionRecord]:
         """What one load taught the planner."""
@@ -83,14 +107,24 @@ def live_study(
     host: HostFacts,
     house: House,
     current: KnobValues | None = None,
+    model: ModelRef | None = None,
+    soak: Soak | None = None,
+    server: ServerFacts | None = None,
+    beside_bytes: int = 0,
     keep: Callable[[StudyResult], str | None] | None = None,
     screen: Screen | None = None,
     argv: Sequence[str] = (),
     fresh: bool = False,
 ) -> StudyResult:
-    """Answer a question with a real engine. Raises JournalError, UsageError."""
-    from narthex.trials.soak import soak
+    """Answer a question with a real engine.
 
+    ``current``: what the user runs now, where the question does not say it. ``model``: as the journal keeps
+    it, with the name that a server knows it by. ``soak``: one that does more than soak, as while a tenant
+    works. ``server``: of a server that narthex did not start. ``beside_bytes``: see :class:`Machine`.
+
+    Raises JournalError, UsageError, and EngineError where it can't go on now.
+    """
+    server = server or ServerFacts()
     learned = journal.predictions(model_identity=inspection.identity, engine_key=engine.key)
     learned = learned or _witness(inspection, engine, question)
     devices = devices_of(engine, host, calibrate(learned))
@@ -101,11 +135,24 @@ def live_study(
         reserve_bytes=question.reserve_bytes,
         growth_bytes=journal.seen_growth(inspection.identity),
         tenants_bytes=0 if held is None else journal.seen_tenants(inspection.identity, held),
+        beside_bytes=beside_bytes,
+        limits=engine.limits,
+        automatic_batch=server.automatic_batch,
+        default_ctx=server.default_ctx,
     )
-    asked, question = question.turn, settled(question, inspection)
+    asked = question.turn
+    question = settled_question(question, engine.limits, server.automatic_batch)
+    question = settled(question, inspection, current, house)
     if screen and question.turn != asked:
         screen.note(f"the smallest context compared holds a turn at depth {question.turn.depth} only")
     spaces = LiveSpaces(inspection, machine, question, learned)
+
+    def propose_server(result: StudyResult) -> dict[str, Any]:
+        calibrated = spaces.machine(result.trials)
+        found = proposals(
+            inspection, calibrated, question, result.trials, engine.limits, server.env, version=server.version
+        )
+        return {"server_level": msgspec.to_builtins(found)} if found else {}
 
     def keep_lessons(record: TrialRecord, study: str) -> None:
         for row in spaces.lessons(record):
@@ -116,27 +163,51 @@ def live_study(
         spaces,
         runner,
         journal,
-        identity=Identity(model=model_ref(inspection), engine=engine.key, host=host.key),
-        baselines=baselines_of(question, spaces(()), current, house, host.physical_cores),
-        soak=lambda trial, seconds, watch: soak(runner, trial, seconds=seconds, watch=watch),
+        identity=Identity(model=model or model_ref(inspection), engine=engine.key, host=host.key),
+        baselines=baselines_of(
+            question,
+            spaces(()),
+            current,
+            house,
+            host.physical_cores,
+            limits=engine.limits,
+            batch=server.automatic_batch,
+        ),
+        soak=soak or plain_soak(runner),
         keep=keep,
         learn=keep_lessons,
         screen=screen,
         argv=argv,
         fresh=fresh,
         extra={"devices": msgspec.to_builtins(machine.devices)},
+        after=propose_server,
     )
 
 
-def settled(question: Question, inspection: Inspection) -> Question:
+def plain_soak(runner: EngineRunner) -> Soak:
+    """A soak with nothing beside it."""
+    from narthex.trials.soak import soak
+
+    return lambda trial, seconds, watch: soak(runner, trial, seconds=seconds, watch=watch)
+
+
+def settled(
+    question: Question,
+    inspection: Inspection,
+    current: KnobValues | None = None,
+    house: House | None = None,
+) -> Question:
     """The question with its context and its loads filled in, the same for every run of it.
 
-    The turn is cut to the smallest context compared: a model may be trained for less than a usual turn.
+    The turn is cut to the smallest context compared: a model may be trained for less than a usual turn, and a
+    baseline may have less than the study is asked for.
     """
     least = contexts(inspection, question)[0]
     smallest, turn = least, question.turn
-    if question.current and turn.prompt_tokens + turn.generate <= question.current.num_ctx:
-        smallest = min(least, question.current.num_ctx)
+    current = question.current or current
+    for num_ctx in (current.num_ctx if current else None, house.num_ctx if house else None):
+        if num_ctx and turn.prompt_tokens + turn.generate <= num_ctx:
+            smallest = min(smallest, num_ctx)
     return msgspec.structs.replace(
         question,
         min_ctx=least,

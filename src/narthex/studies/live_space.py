@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
+from narthex.engines._base import Limits
 from narthex.errors import UsageError
 from narthex.knobs import KnobValues
 from narthex.memory import overhead
@@ -20,29 +21,13 @@ from narthex.memory.kv_cache import cache_bytes, setup_for
 from narthex.memory.plan import Device, plan_memory
 from narthex.memory.weights import place
 from narthex.models.inspection import Inspection
+from narthex.studies.limits import AutomaticBatch
 from narthex.studies.records import Question
-from narthex.studies.space import Candidate, Space, recorded_ctx
+from narthex.studies.space import CTX_LADDER, Candidate, Space, recorded_ctx
 from narthex.trials.roofline import traffic
 
 UBATCHES = (128, 256, 512, 1024, 2048)
 BATCH = 2048  # the engine's own default
-CTX_LADDER = (
-    2048,
-    3072,
-    4096,
-    6144,
-    8192,
-    12288,
-    16384,
-    24576,
-    32768,
-    49152,
-    65536,
-    98304,
-    131072,
-    196608,
-    262144,
-)
 BELOW_EDGE = (0, 1, 2, 4, 8, 16)  # layers below the most that fit
 MOE_STEP = 2  # experts of so many layers at once
 USUAL_CTX = 4096  # where none is asked for
@@ -51,14 +36,22 @@ _UNKNOWN_CTX = 32768  # where the file does not tell the training context
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What a live space is made for."""
+    """What a live space is made for.
+
+    ``beside_bytes`` is what a named tenant may still take of the card, beyond what it holds already;
+    ``default_ctx`` the context that the server takes where neither a request nor a model says one.
+    """
 
     devices: tuple[Device, ...]
     cores: int | None = None
     reserve_bytes: int | None = None
     growth_bytes: int = 0
     tenants_bytes: int = 0
+    beside_bytes: int = 0
     calibration: Calibration | None = None
+    limits: Limits = Limits()
+    automatic_batch: AutomaticBatch = None
+    default_ctx: int | None = None
 
     @property
     def gpu(self) -> Device | None:
@@ -67,12 +60,11 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reserve(self) -> int:
-        """VRAM to leave free."""
-        return (
-            self.reserve_bytes
-            if self.reserve_bytes is not None
-            else overhead.DEFAULT_RESERVE + self.growth_bytes + self.tenants_bytes
-        )
+        """VRAM to leave free. The named tenant's part is not counted twice, as one of the tenants seen."""
+        if self.reserve_bytes is not None:
+            return self.reserve_bytes + self.beside_bytes
+        tenants = max(self.tenants_bytes, self.beside_bytes)
+        return overhead.DEFAULT_RESERVE + self.growth_bytes + tenants
 
 
 def live_space(inspection: Inspection, machine: Machine, question: Question) -> Space:
@@ -84,7 +76,8 @@ def live_space(inspection: Inspection, machine: Machine, question: Question) -> 
         candidates = list(_on_cpu(inspection, machine, question, ladder))
     else:
         candidates = list(_on_gpu(inspection, machine, question, ladder))
-        if inspection.experts and not {"gpu_layers", "cpu_moe"} & set(question.pins):
+        settled = {*question.pins, *machine.limits.fixed}
+        if inspection.experts and not {"gpu_layers", "cpu_moe"} & settled:
             candidates += _experts_on_cpu(inspection, machine, question, ladder)
     if not candidates:  # by the plan nothing fits; the plan may be wrong, and only a load can tell
         candidates = list(_unplanned(inspection, machine, question, ladder[0]))
@@ -127,25 +120,30 @@ def _knobs(machine: Machine, question: Question, **values: object) -> KnobValues
         parallel=question.parallel,
         threads=machine.cores,
     )
-    return usual.with_(**{**values, **question.pins})
+    knobs = usual.with_(**{**values, **question.pins, **machine.limits.fixed})
+    return knobs.with_(batch=knobs.ubatch) if machine.limits.one_batch else knobs
 
 
-def _ubatches(question: Question) -> tuple[int, ...]:
+def _ubatches(machine: Machine, question: Question) -> tuple[int, ...]:
+    """Micro-batches worth trying; where the server has one value for both, they are batches as well."""
     if "ubatch" in question.pins:
         return (question.pins["ubatch"],)
     batch = question.pins.get("batch", BATCH)  # the engine cuts a micro-batch to it
+    if machine.limits.one_batch and "batch" in question.pins:
+        return (batch,)
     return tuple(ubatch for ubatch in UBATCHES if ubatch <= batch) or (batch,)
 
 
-def _kv_types(question: Question) -> tuple[str, ...]:
-    return (question.pins["kv_type"],) if "kv_type" in question.pins else question.allow_kv
+def _kv_types(machine: Machine, question: Question) -> tuple[str, ...]:
+    settled = {**question.pins, **machine.limits.fixed}
+    return (settled["kv_type"],) if "kv_type" in settled else question.allow_kv
 
 
 def _on_gpu(
     inspection: Inspection, machine: Machine, question: Question, ladder: Sequence[int]
 ) -> Iterator[Candidate]:
-    for ubatch in _ubatches(question):
-        for kv_type in _kv_types(question):
+    for ubatch in _ubatches(machine, question):
+        for kv_type in _kv_types(machine, question):
             base = _knobs(machine, question, num_ctx=ladder[0], ubatch=ubatch, kv_type=kv_type)
             largest = _largest(inspection, machine, base)
             fixed = question.pins.get("gpu_layers")
@@ -161,7 +159,7 @@ def _experts_on_cpu(
 ) -> Iterator[Candidate]:
     """All layers on the GPU, the experts of the first ones on the CPU: as few as each context needs."""
     layers = inspection.layers + 1
-    for kv_type in _kv_types(question):
+    for kv_type in _kv_types(machine, question):
         served: set[int] = set()
         for count in range(0, inspection.layers + 1, MOE_STEP):
             base = _knobs(
@@ -251,12 +249,12 @@ def _on_cpu(
     both = cores is not None and cores >= 4 and "threads" not in question.pins
     threads = [cores, cores // 2] if both and cores else [cores]
     for ctx in ladder:
-        for kv_type in _kv_types(question):
+        for kv_type in _kv_types(machine, question):
             base = _knobs(machine, question, num_ctx=ctx, gpu_layers=0, kv_type=kv_type)
             host = plan_memory(inspection, base, machine.devices, calibration=machine.calibration).devices[-1]
             if host.fits is False:
                 continue
-            for ubatch in _ubatches(question):
+            for ubatch in _ubatches(machine, question):
                 for count in threads:
                     yield Candidate(
                         knobs=base.with_(ubatch=ubatch, threads=count),
@@ -273,8 +271,8 @@ def _unplanned(
     every = inspection.layers + 1 if machine.gpu is not None else 0
     fixed = question.pins.get("gpu_layers")
     for layers in [fixed] if fixed is not None else sorted({every * part // 4 for part in range(5)}):
-        for kv_type in _kv_types(question):
-            for ubatch in (128, 512) if "ubatch" not in question.pins else _ubatches(question):
+        for kv_type in _kv_types(machine, question):
+            for ubatch in (128, 512) if "ubatch" not in question.pins else _ubatches(machine, question):
                 knobs = _knobs(
                     machine, question, num_ctx=num_ctx, gpu_layers=layers, kv_type=kv_type, ubatch=ubatch
                 )

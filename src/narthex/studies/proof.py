@@ -13,6 +13,7 @@ from narthex.studies.conclusion import Answer, own_best
 from narthex.studies.records import Stop
 from narthex.studies.session import Session
 from narthex.studies.space import Space
+from narthex.studies.stopping import OTHERS
 from narthex.trials.soak import SoakReport
 from narthex.trials.trial import Trial, Watch
 
@@ -22,12 +23,18 @@ Soak = Callable[[Trial, float, Watch], SoakReport]
 
 
 def prove(session: Session, space: Space, answer: Answer, soak: Soak) -> Answer:
-    """The answer that survived, or one that recommends nothing. Raises KeyboardInterrupt when stopped."""
-    knobs = answer.knobs
+    """The answer that survived, or one that recommends nothing.
+
+    Raises KeyboardInterrupt when stopped, EngineError when the study can't go on now.
+    """
+    knobs, report = answer.knobs, None
     if session.question.soak_s <= 0 or knobs is None:
         return answer
     for _ in range(MOST_SOAKS):
-        report = session.recorded_soak(knobs) or _soak_one(session, knobs, soak)
+        report = soak_once(session, knobs, soak)
+        if report.outcome in OTHERS:
+            session.decide("soak", "cut off by others, so once more", report.reason, knobs)
+            continue
         if report.outcome is Outcome.DONE:
             session.decide("soak", f"survived {report.seconds:.0f} s", report.reason, knobs)
             if knobs == answer.knobs:
@@ -38,12 +45,19 @@ def prove(session: Session, space: Space, answer: Answer, soak: Soak) -> Answer:
         if step is None:
             break
         knobs = step
+    if report is not None and report.outcome in OTHERS:
+        verdict = f"{answer.verdict} It is not proven: its soak was cut off each time ({report.reason})."
+        session.decide("soak", "not proven: cut off each time", report.reason, knobs)
+        return msgspec.structs.replace(answer, knobs=knobs, verdict=verdict)
     verdict = "Nothing is recommended: no setting survived its soak."
     session.decide("refuse", verdict)
     return Answer(knobs=None, verdict=verdict)
 
 
-def _soak_one(session: Session, knobs: KnobValues, soak: Soak) -> SoakReport:
+def soak_once(session: Session, knobs: KnobValues, soak: Soak) -> SoakReport:
+    """Soak one setting and write it down, or hand out its recorded soak. Raises as :func:`prove` does."""
+    if recorded := session.recorded_soak(knobs):
+        return recorded
     question, identity = session.question, session.identity
     trial = Trial(
         model=identity.model,
@@ -60,6 +74,9 @@ def _soak_one(session: Session, knobs: KnobValues, soak: Soak) -> SoakReport:
     report = soak(trial, question.soak_s, session.screen.watch)
     if report.outcome is Outcome.INTERRUPTED:
         raise KeyboardInterrupt
+    if report.outcome is Outcome.SERVER_DOWN:
+        session.server_down(knobs, report.reason)
+    session.must_go_on(report.outcome, report.reason)
     session.keep_soak(knobs, report)
     return report
 
@@ -81,8 +98,8 @@ def _lower(session: Session, space: Space, knobs: KnobValues, report: SoakReport
             return None
         session.decide("backoff", step.why, evidence, step.knobs)
         observation = session.measure(step.knobs, "backoff", step.why).observation
-        if observation.outcome is Outcome.DONE:
-            return step.knobs
+        if observation.outcome is Outcome.DONE or observation.outcome in OTHERS:
+            return step.knobs  # what others cut off its soak will tell
         knobs, failed, evidence = step.knobs, observation.outcome, observation.reason
 
 

@@ -7,7 +7,7 @@ goes on by reading its trials from the journal.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -76,17 +76,41 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """One step of the study with its reason: what was chosen, backed off, confirmed, or refused."""
 
     sequence: int
-    kind: str  # "try", "backoff", "stop", "confirm", "tie", "soak", "recommend", "refuse", "resume"
+    kind: str  # "try", "backoff", "stop", "confirm", "tie", "soak", "recommend", "refuse", "resume",
+    # "skip", "grow", "down"
     text: str
     evidence: str = ""
     knobs: KnobValues | None = None
 
 
+class ServerProposal(msgspec.Struct, frozen=True, kw_only=True):
+    """A server-wide setting that should help, and by how much. All figures are predictions.
+
+    ``gain``: how many times better, of what ``gain_of`` names: a turn so many times as fast, so many times
+    the context. None where it is no matter of speed. ``over`` is what it is compared with.
+    """
+
+    factor: str  # "kv_type", "flash_attn", "parallel", "fit_target", "num_ctx", "keep_alive", "cache_ram"
+    env: dict[str, str]  # variables of the server's environment
+    fixed: dict[str, Any] = {}  # knobs that the server fixes under it
+    knobs: KnobValues | None = None  # the best setting under it
+    turn_s: float | None = None
+    over: str
+    over_turn_s: float | None = None
+    over_ctx: int | None = None
+    gain: float | None = None
+    gain_of: Literal["turn", "context", "first turn", "memory"] = "turn"
+    why: str
+    cost: str
+
+
 class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
     """All of it: the source of ``tune --json``, of the table and of the report.
 
-    ``extra`` may hold ``limits`` (what limits the winner, a sentence) and ``devices`` (the
-    :class:`narthex.memory.plan.Device` records that the study planned for, as plain values).
+    ``extra`` may hold ``limits`` (what limits the winner, a sentence), ``devices`` (the
+    :class:`narthex.memory.plan.Device` records that the study planned for, as plain values),
+    ``house_ratio`` (turn time of the house defaults over the winner's) and ``server_level`` (a list of
+    :class:`ServerProposal`, as plain values).
     """
 
     study: str

@@ -13,8 +13,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from narthex.errors import EngineError
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
+from narthex.studies import stopping
 from narthex.studies.notebook import StudyJournal
 from narthex.studies.records import Decision, Question
 from narthex.studies.screen import Screen
@@ -22,6 +24,9 @@ from narthex.trials.observation import Observation
 from narthex.trials.soak import SoakReport
 from narthex.trials.trial import ModelRef, Runner, Trial, TrialRecord, Turn
 from narthex.units import format_duration, format_rate
+
+MOST_DOWN = 3  # a server that goes down so often while it runs one setting does so because of it
+GO_ON = "run the same command again: it goes on where it stopped, and counts nothing twice."
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +103,8 @@ class Session:
     ) -> TrialRecord:
         """Run one setting, or hand out its recorded trial, and write it down.
 
-        Raises KeyboardInterrupt when the user stops it; nothing of the trial in flight is kept.
+        Raises KeyboardInterrupt when the user stops it, and EngineError when the study can't go on now, as
+        without its server; nothing of the trial in flight is kept.
         """
         trial = Trial(
             model=self.identity.model,
@@ -120,6 +126,10 @@ class Session:
         observation = at_turn(self._runner.run(trial, self.screen.watch), trial.turn, self.question.turn)
         if observation.outcome is Outcome.INTERRUPTED:
             raise KeyboardInterrupt
+        if observation.outcome is Outcome.SERVER_DOWN and not observation.counts_as_load:
+            self.server_down(knobs, observation.reason)
+            observation = msgspec.structs.replace(observation, counts_as_load=True)
+        self.must_go_on(observation.outcome, observation.reason)
         record = TrialRecord(
             trial=trial,
             observation=observation,
@@ -134,6 +144,34 @@ class Session:
         self.history.append(record)
         self.screen.done(summary(record))
         return record
+
+    def is_recorded(self, knobs: KnobValues, purpose: str) -> bool:
+        """Whether an earlier run of this study measured it and :meth:`measure` will hand it out."""
+        return any(r.trial.knobs == knobs and r.trial.purpose == purpose for r in self._recorded)
+
+    def server_down(self, knobs: KnobValues, reason: str) -> None:
+        """The server went down while it ran a setting. Raises EngineError, and the study goes on later.
+
+        Returns where that was the setting's third time in this study: then it counts as its failure.
+        """
+        mine = [row for row in self.decisions if row.kind == "down" and row.knobs == knobs]
+        number = len(mine) + 1
+        text = f"the server went down with {knobs.describe()} ({number} of {MOST_DOWN} times)"
+        self.decide("down", text, reason, knobs)
+        if number < MOST_DOWN:
+            raise EngineError(
+                f"The server went down in the middle of the study: {reason}",
+                hint=f"See that it runs, then {GO_ON}",
+            )
+
+    def must_go_on(self, outcome: Outcome, reason: str) -> None:
+        """Raise EngineError where what worked in this study can't work any more: the model is gone, or the
+        disk is full. Before anything worked, it is an answer."""
+        why = stopping.broken(outcome)
+        if why and any(record.observation.outcome is Outcome.DONE for record in self.history):
+            raise EngineError(
+                f"The study can't go on: {why} ({reason}).", hint=f"Put that right, then {GO_ON}"
+            )
 
     def recorded_soak(self, knobs: KnobValues) -> SoakReport | None:
         """The next soak of a setting that an earlier run of this study finished."""

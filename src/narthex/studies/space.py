@@ -19,6 +19,23 @@ from narthex.trials.trial import TrialRecord, Turn
 from narthex.units import MIB
 
 CTX_STEP = 256  # the engine pads a context to this many tokens (llama_context)
+CTX_LADDER = (
+    2048,
+    3072,
+    4096,
+    6144,
+    8192,
+    12288,
+    16384,
+    24576,
+    32768,
+    49152,
+    65536,
+    98304,
+    131072,
+    196608,
+    262144,
+)
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,10 +12,15 @@ from narthex.units import format_loads
 
 WORTH = TIE  # gains below this are a tie
 LEAST_CHANCE = 0.12  # settings less likely to fit than this are not worth a load
-_HOPELESS = {
+_BROKEN = {
     Outcome.CORRUPT_FILE: "the model file is damaged",
+    Outcome.FILE_MISSING: "the model file is gone",
+    Outcome.MODEL_UNKNOWN: "the server has no such model",
     Outcome.UNSUPPORTED_ARCHITECTURE: "the engine does not know this kind of model",
+    Outcome.DISK_FULL: "the disk is full",
 }
+OTHERS = frozenset({Outcome.QUEUE_FULL, Outcome.CLIENT_GONE})
+"""Failures that say nothing about the setting: the server was busy, or the wait for a load was cut off."""
 _SAME_FAILURES = 3
 
 
@@ -32,20 +37,28 @@ def out_of_loads(history: Sequence[TrialRecord], max_loads: int | None) -> Stop 
     return Stop(why=f"All loads that the study may take are used: {format_loads(max_loads)}.")
 
 
+def broken(outcome: Outcome) -> str | None:
+    """Why no setting can help after this outcome; None where one may."""
+    return _BROKEN.get(outcome)
+
+
 def hopeless(history: Sequence[TrialRecord]) -> Stop | None:
-    """Stop where no setting can help: the file or the model kind, or one failure again and again."""
+    """Stop where no setting can help: the file, the server, or one failure again and again."""
     for record in history:
-        if why := _HOPELESS.get(record.observation.outcome):
+        if why := broken(record.observation.outcome):
             return Stop(why=f"No setting can help: {why} ({record.observation.reason}).")
-    if len(history) < _SAME_FAILURES or any(r.observation.outcome is Outcome.DONE for r in history):
-        return None
     newest = history[-_SAME_FAILURES:]
-    outcomes = {record.observation.outcome for record in newest}
-    if len(outcomes) == 1 and not newest[-1].observation.outcome.is_memory:
-        outcome = newest[-1].observation.outcome
-        if outcome is not Outcome.FAILED:
-            word = outcome.value.replace("_", " ")
-            return Stop(why=f"{_SAME_FAILURES} settings ended the same way ({word}), and none worked.")
+    if len(newest) < _SAME_FAILURES:
+        return None
+    outcome, reason = newest[-1].observation.outcome, newest[-1].observation.reason
+    if all(record.observation.outcome in OTHERS for record in newest):
+        return Stop(why=f"The server has other things to do: {_SAME_FAILURES} times in a row {reason}.")
+    if any(record.observation.outcome is Outcome.DONE for record in history):
+        return None
+    same = all(record.observation.outcome is outcome for record in newest)
+    if same and not outcome.is_memory and outcome is not Outcome.FAILED:
+        word = outcome.value.replace("_", " ")
+        return Stop(why=f"{_SAME_FAILURES} settings ended the same way ({word}), and none worked.")
     return None
 
 

@@ -9,18 +9,23 @@ from typing import Any
 
 import msgspec
 
+from narthex.errors import UsageError
 from narthex.outcomes import Outcome
 from narthex.studies import stopping
 from narthex.studies.baselines import BaselineSetting
 from narthex.studies.conclusion import (
     Answer,
+    beside_house,
     best_baseline,
     judge_against,
     limits_of,
     nothing_worked,
     own_best,
+    times_as_long,
 )
+from narthex.studies.confirmation import CONFIRM_LOADS, confirm
 from narthex.studies.cost_model import CostModel
+from narthex.studies.growth import GROWS, grow
 from narthex.studies.notebook import StudyJournal
 from narthex.studies.objective import best_record, turn_speeds
 from narthex.studies.proof import Soak, prove
@@ -33,8 +38,6 @@ from narthex.trials.trial import Runner, TrialRecord
 from narthex.trials.verdict import TIE
 from narthex.units import format_duration
 
-CONFIRM_LOADS = 4  # A/B/A/B
-WIDE_GAP = 1.5  # a rival this much slower is not made better by more repeats
 MEASURED_OTHERWISE = "measured in another way than the rest, so not compared"
 USUAL_TRIES = 5  # loads that a search usually takes, for the estimate of what is left
 Spaces = Callable[[Sequence[TrialRecord]], Space]
@@ -62,16 +65,20 @@ def run_study(
     argv: Sequence[str] = (),
     fresh: bool = False,
     extra: dict[str, Any] | None = None,
+    after: Callable[[StudyResult], dict[str, Any]] | None = None,
 ) -> StudyResult:
     """Answer a question about a model on an engine.
 
     An unfinished study with the same key goes on unless ``fresh``. ``space`` may depend on what the trials
     taught. ``learn`` gets each new trial with the study's id; ``keep`` stores the result's profile and gives
-    its name; ``extra`` goes into the result.
+    its name; ``extra``, and what ``after`` makes of the finished result, go into the result.
 
-    Ctrl-C ends it with what is known: ``finished`` is False. Raises JournalError, UsageError.
+    Ctrl-C ends it with what is known: ``finished`` is False. Raises JournalError, UsageError, and EngineError
+    where it can't go on now: the same call goes on once that is put right.
     """
     strategy(question.strategy)  # an unknown one is said before anything is begun
+    if question.grow not in GROWS:
+        raise UsageError(f"A study can't grow «{question.grow}».", hint="It can grow ctx, or nothing.")
     shown = screen or Silent()
     key = study_key(question, identity)
     with journal.lock_study(key):
@@ -97,6 +104,8 @@ def run_study(
         result = study.run(row.started_at if row else time.time())
         result = msgspec.structs.replace(result, extra={**(extra or {}), **result.extra})
         if result.finished:
+            if after is not None:
+                result = msgspec.structs.replace(result, extra={**result.extra, **after(result)})
             if keep is not None and result.chosen is not None:
                 result = msgspec.structs.replace(result, profile=keep(result))
             journal.finish_study(name, verdict=result.verdict, result=msgspec.json.encode(result))
@@ -134,10 +143,14 @@ class _Study:
             else:
                 self._search()
                 self._measure_baselines([row for row in self._settings if row.name == "house"])
-                self._confirm()
+                confirm(self.session, self.space, list(self.baselines.values()))
             self._conclude()
             if self._soak is not None and self.answer is not None:
                 self.answer = prove(self.session, self.space, self.answer, self._soak)
+                if self.question.grow:
+                    self.answer = grow(
+                        self.session, lambda: self.space, self.answer, self._soak, self._no_more
+                    )
         except KeyboardInterrupt:
             finished = False
             self._conclude_early()
@@ -156,7 +169,7 @@ class _Study:
             return Baseline(name=name, knobs=knobs, record=same)
         free = knobs.gpu_layers is None and self.space.recorded
         late = self._out_of_time() if name == "house" else None
-        if not why and not free and (stop := self._out_of_loads(0) or late):
+        if not why and not free and (stop := self._broken() or self._out_of_loads(0) or late):
             why = f"not measured: {stop.why}"
         if why:
             return Baseline(name=name, knobs=knobs, record=None, why=why)
@@ -221,7 +234,7 @@ class _Study:
             self._tell_best(record)
         reserve = 0 if self.space.recorded else CONFIRM_LOADS
         while True:
-            stop = self._out_of_loads(reserve) or self._out_of_time()
+            stop = self._broken() or self._out_of_loads(reserve) or self._out_of_time()
             proposal = stop or self._propose(self.question, self.space, self.session.history)
             if isinstance(proposal, Stop):
                 self.session.decide("stop", proposal.why)
@@ -255,6 +268,16 @@ class _Study:
         left = max(USUAL_TRIES - tried, 1) + CONFIRM_LOADS
         self.session.screen.eta(left * each + self.question.soak_s)
 
+    def _broken(self) -> Stop | None:
+        """Whether the first loads showed that none can work: no such model, a damaged file, a full disk."""
+        for record in self.session.history:
+            if stopping.broken(record.observation.outcome):
+                return stopping.hopeless(self.session.history)
+        return None
+
+    def _no_more(self) -> Stop | None:
+        return self._out_of_loads(0) or self._out_of_time()
+
     def _out_of_time(self) -> Stop | None:
         budget = self.question.budget_s
         if budget is None or time.monotonic() - self._began + self.session.earlier_s <= budget:
@@ -266,41 +289,6 @@ class _Study:
         return stopping.out_of_loads(
             self.session.history, limit - reserve if limit is not None and limit > reserve else limit
         )
-
-    # Confirmation.
-
-    def _confirm(self) -> None:
-        """The winner against the best baseline, A/B/A/B, so that drift meets both alike."""
-        winner = own_best(self.question, self.space, self.session.history)
-        rival = best_baseline(self.question, self.space, list(self.baselines.values()))
-        if winner is None or rival is None or winner.trial.knobs == rival.knobs:
-            return
-        if self.space.recorded:
-            self.session.decide("confirm", "not repeated: a recording holds one value for each point")
-            return
-        left = (self.question.max_loads or 1000) - stopping.loads_of(self.session.history)
-        rounds = min(2, left // 2)
-        if rounds <= 0:
-            self.session.decide("confirm", "not repeated: no loads are left")
-            return
-        self.session.decide(
-            "confirm",
-            f"{winner.trial.knobs.describe()} against «{rival.name}» ({rival.knobs.describe()}), "
-            + "/".join("AB" * rounds),
-            knobs=winner.trial.knobs,
-        )
-        repeats = self._confirm_repeats(winner, rival)
-        for round_number in range(1, rounds + 1):
-            purpose = f"confirm:{round_number}"
-            self.session.measure(rival.knobs, purpose, "confirm: A", repeats=repeats)
-            self.session.measure(winner.trial.knobs, purpose, "confirm: B", repeats=repeats)
-
-    def _confirm_repeats(self, winner: TrialRecord, rival: Baseline) -> int | None:
-        """Two turns a load where the gap is far wider than chance: four of each tell how far chance goes."""
-        ours = turn_speeds(winner, self.question.turn)
-        other = turn_speeds(rival.record, self.question.turn) if rival.record else None
-        wide = ours is not None and other is not None and other[0] > ours[0] * WIDE_GAP
-        return min(2, self.question.repeats) if wide else None
 
     # The answer.
 
@@ -321,6 +309,8 @@ class _Study:
             self.answer = Answer(knobs=winner.trial.knobs, verdict=self._alone(winner))
         else:
             self.answer = judge_against(self.question, self.space, winner, rival, history)
+        if rival is None or rival.name != "house":  # else the verdict tells already
+            self.answer = beside_house(self.answer, self._house_ratio())
         self.session.decide(
             "tie" if self.answer.tie else "recommend",
             self.answer.verdict,
@@ -328,11 +318,23 @@ class _Study:
             self.answer.knobs,
         )
 
+    def _house_ratio(self) -> float | None:
+        house = self.baselines.get("house")
+        chosen = self.answer.knobs if self.answer else None
+        if house is None or house.record is None or chosen is None or house.knobs == chosen:
+            return None
+        return times_as_long(self.question, self.session.history, house.knobs, chosen)
+
     def _alone(self, winner: TrialRecord) -> str:
         loads = stopping.loads_of(self.session.history)
         return f"The best of {loads} loads: {summary(winner)}. No baseline could be compared with it."
 
     def _conclude_early(self) -> None:
+        soaked = {knobs for knobs, report in self.session.soaks if report.outcome is Outcome.DONE}
+        if self.answer is not None and self.answer.knobs in soaked:
+            verdict = f"{self.answer.verdict} Interrupted while its context was raised further."
+            self.answer = msgspec.structs.replace(self.answer, verdict=verdict)
+            return
         best = best_record(self.question, self.space.comparable(self.session.history))
         self.answer = Answer(
             knobs=best.trial.knobs if best else None,
@@ -350,6 +352,11 @@ class _Study:
             r for r in session.history if r.trial.knobs.gpu_layers is not None or not self.space.recorded
         ]
         best = best_record(self.question, measured)
+        extra: dict[str, Any] = {}
+        if best:
+            extra["limits"] = limits_of(self.question, self.space, best, session.history)
+        if (ratio := self._house_ratio()) is not None:
+            extra["house_ratio"] = round(ratio, 3)
         return StudyResult(
             study=session.study,
             question=self.question,
@@ -369,5 +376,5 @@ class _Study:
             soaks=tuple(report for _, report in session.soaks),
             soaked_knobs=tuple(knobs for knobs, _ in session.soaks),
             finished=finished,
-            extra={"limits": limits_of(self.question, self.space, best, session.history)} if best else {},
+            extra=extra,
         )

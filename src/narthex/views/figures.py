@@ -9,7 +9,7 @@ import msgspec
 
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
-from narthex.studies.records import Baseline, StudyResult
+from narthex.studies.records import Baseline, ServerProposal, StudyResult
 from narthex.trials.soak import SoakReport
 from narthex.trials.trial import TrialRecord
 
@@ -102,3 +102,14 @@ def limits(result: StudyResult) -> str | None:
     """What limits the winner, in the study's own words (``extra["limits"]``), where it said so."""
     text = result.extra.get("limits")
     return text if isinstance(text, str) and text else None
+
+
+def server_proposals(result: StudyResult) -> list[ServerProposal]:
+    """What settings of the whole server should bring (``extra["server_level"]``), as far as it was asked."""
+    return msgspec.convert(result.extra.get("server_level", []), list[ServerProposal])
+
+
+def house_ratio(result: StudyResult) -> float | None:
+    """Turn time of the house defaults over the winner's (``extra["house_ratio"]``); None: not measured."""
+    value = result.extra.get("house_ratio")
+    return float(value) if isinstance(value, int | float) else None

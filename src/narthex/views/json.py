@@ -8,9 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 from narthex.knobs import KnobValues
-from narthex.studies.records import Baseline, StudyResult
+from narthex.studies.records import Baseline, ServerProposal, StudyResult
 from narthex.trials.trial import TrialRecord
-from narthex.views.figures import Speed, baseline_speed, chosen_speed, is_proven, soak_seconds
+from narthex.views.figures import (
+    Speed,
+    baseline_speed,
+    chosen_speed,
+    house_ratio,
+    is_proven,
+    server_proposals,
+    soak_seconds,
+)
 
 
 def tune_json(result: StudyResult) -> dict[str, Any]:
@@ -35,6 +43,8 @@ def tune_json(result: StudyResult) -> dict[str, Any]:
         "soaks": [_soak(index, result) for index in range(len(result.soaks))],
         "tie": result.tie,
         "verdict": result.verdict,
+        "house_ratio": house_ratio(result),
+        "server_level": [_server(row) for row in server_proposals(result)],
     }
 
 
@@ -124,6 +134,22 @@ def _soak(index: int, result: StudyResult) -> dict[str, Any]:
         "vram_growth_bytes": report.vram_growth_bytes,
         "ram_growth_bytes": report.ram_growth_bytes,
         "speed_drift": report.speed_drift,
+    }
+
+
+def _server(row: ServerProposal) -> dict[str, Any]:
+    return {
+        "factor": row.factor,
+        "env": row.env,
+        "knobs": knobs_json(row.knobs) if row.knobs else None,
+        "turn_s": _round(row.turn_s, 4),
+        "over": row.over,
+        "over_turn_s": _round(row.over_turn_s, 4),
+        "over_ctx": row.over_ctx,
+        "gain": _round(row.gain, 3),
+        "gain_of": row.gain_of,
+        "why": row.why,
+        "cost": row.cost,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from narthex.outcomes import Outcome
-from narthex.studies.records import Baseline, StudyResult
+from narthex.studies.records import Baseline, ServerProposal, StudyResult
 from narthex.trials.observation import Observation
 from narthex.trials.soak import SoakReport
 from narthex.trials.verdict import TIE
@@ -18,6 +18,7 @@ from narthex.views.figures import (
     is_stored,
     limits,
     ratio,
+    server_proposals,
     soak_seconds,
     soaks_of,
 )
@@ -34,15 +35,25 @@ OUTCOME_WORDS = {
     Outcome.OUT_OF_MEMORY: "out of memory while loading",
     Outcome.OUT_OF_MEMORY_COMPUTE: "out of memory while computing",
     Outcome.KILLED_BY_KERNEL: "killed by the kernel: main memory ran out",
+    Outcome.HOST_OUT_OF_MEMORY: "main memory is too small for the model",
     Outcome.UNSUPPORTED_FLAG: "the engine does not know a flag",
     Outcome.UNSUPPORTED_SETTING: "the engine can't combine these settings",
     Outcome.UNSUPPORTED_ARCHITECTURE: "the engine does not know this kind of model",
     Outcome.CORRUPT_FILE: "the model file is damaged",
+    Outcome.FILE_MISSING: "the model file is gone",
+    Outcome.MODEL_UNKNOWN: "the server has no such model",
+    Outcome.DISK_FULL: "the disk is full",
     Outcome.PORT_IN_USE: "the port was taken",
     Outcome.CRASHED: "the engine crashed",
+    Outcome.RUNNER_DIED: "the server's runner died",
+    Outcome.SERVER_DOWN: "the server went down",
+    Outcome.QUEUE_FULL: "the server has too many requests waiting",
+    Outcome.CLIENT_GONE: "the load was cut off: the client left",
+    Outcome.LOAD_TIMEOUT: "the server gave up waiting for its load",
     Outcome.STALLED: "no progress",
     Outcome.TIMEOUT: "took too long",
     Outcome.UNSTABLE: "did not stay stable",
+    Outcome.PROMPT_TRUNCATED: "the engine cut the prompt",
     Outcome.REQUEST_FAILED: "the engine refused a request",
     Outcome.INTERRUPTED: "interrupted",
     Outcome.FAILED: "failed",
@@ -51,7 +62,7 @@ OUTCOME_WORDS = {
 
 def study_table(result: StudyResult) -> str:
     """The end of ``narthex tune``: before and after, why, what limits it, and whether it is proven."""
-    parts = [_head(result), _before_after(result), _why(result), _next_steps(result)]
+    parts = [_head(result), _before_after(result), _why(result), _server(result), _next_steps(result)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -207,6 +218,34 @@ def proof_words(result: StudyResult) -> str:
     if mine:
         return f"Not proven: the soak ended badly; it {soak_words(mine[-1])}"
     return "Not proven: it was not soaked."
+
+
+def server_words(proposal: ServerProposal) -> str:
+    """A setting of the whole server, what it should bring, why, and what it costs: one paragraph."""
+    variables = " ".join(f"{name}={value}" for name, value in proposal.env.items())
+    return f"{variables}: {gain_words(proposal)}{proposal.why} {proposal.cost}"
+
+
+def gain_words(proposal: ServerProposal) -> str:
+    """What a proposal should bring, in one sentence; empty where it is no matter of speed."""
+    if proposal.gain is None:
+        return ""
+    turns = f"{format_duration_fine(proposal.turn_s)} instead of {format_duration_fine(proposal.over_turn_s)}"
+    if proposal.gain_of == "context" and proposal.knobs is not None:
+        much = (
+            f"{proposal.gain:.1f} times the context, {proposal.knobs.num_ctx} instead of {proposal.over_ctx}"
+        )
+        return f"{much}, with a turn of {turns} ({proposal.over}). "
+    what = "the first turn" if proposal.gain_of == "first turn" else "a turn"
+    return f"{what} {proposal.gain:.1f} times as fast, {turns} ({proposal.over}). "
+
+
+def _server(result: StudyResult) -> str:
+    rows = server_proposals(result)
+    if not rows:
+        return ""
+    lines = ["What settings of the whole server should bring (predicted; each needs a restart of it):"]
+    return "\n".join([*lines, *(wrap(f"  {server_words(row)}", indent=4) for row in rows)])
 
 
 def _next_steps(result: StudyResult) -> str:

@@ -53,7 +53,8 @@ def propose(question: Question, space: Space, history: Sequence[TrialRecord]) ->
     found_one = best_record(question, space.comparable(history)) is not None
     if found_one and (stop := stopping.nothing_better(max(row.hope for row in rated))):
         return stop
-    if history and is_short_of_memory(history[-1]) and (step := _back_off(question, space, history, rated)):
+    short = bool(history) and is_short_of_memory(history[-1], history)
+    if short and (step := _back_off(question, space, history, rated)):
         return step
     if found_one and (arm := _random_arm(question, history, rated)):
         return arm

@@ -22,6 +22,7 @@ from narthex.views.text import (
     compared,
     format_duration_fine,
     proof_words,
+    server_words,
     soak_words,
     turn_words,
 )
@@ -67,6 +68,7 @@ def render(
         doubts=_remarks(result, "doubts"),
         gaps=_remarks(result, "gaps"),
         notes=notes,
+        server=[server_words(row) for row in figures.server_proposals(result)],
     )
 
 

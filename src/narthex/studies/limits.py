@@ -1,0 +1,132 @@
+"""What a server fixes for all of its loads, and what that leaves of a question and of a setting. Pure.
+
+An Ollama has one KV type, one flash attention mode and one number of slots for all of its models, and one
+value for batch and micro-batch. What can't be asked for with a load is refused before the first one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from narthex.engines._base import Limits
+from narthex.errors import UsageError
+from narthex.knobs import BY_NAME, KnobValues
+from narthex.studies.records import Question
+
+AutomaticBatch = Callable[[int], int] | int | None
+"""The batch that a server takes where none is asked for: by the context of all slots, or always the same."""
+USUAL_KV = ("f16", "q8_0")  # allowed without being asked for
+_USUAL = KnobValues()
+_LEAST_AUTOMATIC = 512  # where nobody can say; every Ollama takes at least this for a completion model
+
+
+def automatic_batch(batch: AutomaticBatch, total_ctx: int) -> int:
+    """The batch that is taken where none is asked for. ``total_ctx`` counts all slots."""
+    if callable(batch):
+        return batch(total_ctx)
+    return batch or _LEAST_AUTOMATIC
+
+
+def check_question(question: Question, limits: Limits) -> None:
+    """Raise UsageError where a question asks for what the server does not do for one load."""
+    _check_kv_type(limits)
+    asked = dict(question.pins)
+    if question.parallel != _USUAL.parallel:
+        asked.setdefault("parallel", question.parallel)
+    for name, value in asked.items():
+        if _refuses(limits, name, value):
+            raise _refused(limits, name, value)
+    for kv_type in question.allow_kv:
+        if kv_type not in USUAL_KV and _refuses(limits, "kv_type", kv_type):
+            raise _refused(limits, "kv_type", kv_type)
+    pair = {question.pins[name] for name in ("batch", "ubatch") if name in question.pins}
+    if limits.one_batch and len(pair) > 1:
+        raise _two_batches(question.pins["batch"], question.pins["ubatch"])
+    if question.current is not None and (why := refusal(question.current, limits)):
+        raise UsageError(f"What you run now can't be measured here. {why}", hint=_hint(limits))
+
+
+def _check_kv_type(limits: Limits) -> None:
+    """The planner knows the sizes of a few types only."""
+    fixed, known = limits.fixed.get("kv_type", "f16"), BY_NAME["kv_type"].choices
+    if fixed not in known:
+        where = limits.why.get("kv_type", "that setting of the server")
+        raise UsageError(
+            f"The server keeps its KV cache as {fixed}, which narthex can't plan for.",
+            hint=f"Change {where} to one of {', '.join(known)}, restart the server and begin again.",
+        )
+
+
+def settled_question(question: Question, limits: Limits, batch: AutomaticBatch = None) -> Question:
+    """The question as this server can answer it. Raises UsageError as :func:`check_question` does."""
+    check_question(question, limits)
+    pins = dict(question.pins)
+    if limits.one_batch and ("batch" in pins or "ubatch" in pins):
+        pins["batch"] = pins["ubatch"] = pins.get("batch", pins.get("ubatch"))
+    current = question.current
+    return msgspec.structs.replace(
+        question,
+        pins=pins,
+        parallel=limits.fixed.get("parallel", question.parallel),
+        current=within(current, limits, batch) if current is not None else None,
+    )
+
+
+def refusal(knobs: KnobValues, limits: Limits) -> str | None:
+    """Why a server can't be asked for a setting, in one sentence; None where it can.
+
+    A value that is the usual one counts as not asked for: :func:`within` puts the server's in its place.
+    """
+    for name in limits.fixed:
+        value = getattr(knobs, name)
+        if value != getattr(_USUAL, name) and _refuses(limits, name, value):
+            return _sentence(limits, name, value)
+    given = knobs.batch != _USUAL.batch and knobs.ubatch != _USUAL.ubatch
+    if limits.one_batch and given and knobs.batch != knobs.ubatch:
+        return _two_batches(knobs.batch, knobs.ubatch).message
+    return None
+
+
+def within(knobs: KnobValues, limits: Limits, batch: AutomaticBatch = None) -> KnobValues:
+    """A setting with the server's own values where it leaves no choice. Check :func:`refusal` first."""
+    knobs = knobs.with_(**limits.fixed)
+    if not limits.one_batch or knobs.batch == knobs.ubatch:
+        return knobs
+    both = knobs.ubatch if knobs.batch == _USUAL.batch else knobs.batch
+    if (knobs.batch, knobs.ubatch) == (_USUAL.batch, _USUAL.ubatch):
+        both = automatic_batch(batch, knobs.num_ctx * knobs.parallel)
+    return knobs.with_(batch=both, ubatch=both)
+
+
+def engines_own(num_ctx: int, parallel: int, limits: Limits, batch: AutomaticBatch = None) -> KnobValues:
+    """The engine's own placement at a context: nothing is asked for that it would choose itself."""
+    return within(KnobValues(num_ctx=num_ctx, parallel=parallel), limits, batch)
+
+
+def _refuses(limits: Limits, name: str, value: Any) -> bool:
+    return name in limits.fixed and value != limits.fixed[name]
+
+
+def _sentence(limits: Limits, name: str, value: Any) -> str:
+    flag, fixed = BY_NAME[name].flag, limits.fixed[name]
+    why = f" ({limits.why[name]})" if name in limits.why else ""
+    return f"{flag} can't be {value} here: the server runs every load with {fixed}{why}."
+
+
+def _refused(limits: Limits, name: str, value: Any) -> UsageError:
+    return UsageError(_sentence(limits, name, value), hint=_hint(limits, name))
+
+
+def _hint(limits: Limits, name: str = "") -> str:
+    where = limits.why.get(name) or "that setting of the server"
+    return f"Leave it out; or change {where}, restart the server and begin again."
+
+
+def _two_batches(batch: Any, ubatch: Any) -> UsageError:
+    return UsageError(
+        f"Batch {batch} and micro-batch {ubatch} can't differ here: the server has one value for both.",
+        hint="Give one of the two.",
+    )

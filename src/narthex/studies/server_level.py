@@ -1,0 +1,136 @@
+"""What settings of the whole server would bring: predicted by the plan and the study's own cost model. Pure.
+
+A load can't change them: they are environment variables, read when the server starts, and count for all of
+its models. So they are proposals. :func:`with_limits` gives the limits under one of them, so that a caller
+who may restart the server can run the study again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from narthex.engines._base import Limits
+from narthex.engines.ollama import eras
+from narthex.models.inspection import Inspection
+from narthex.studies.backoff import changes_words
+from narthex.studies.live_space import Machine
+from narthex.studies.outlook import EVERYONE, WORTH, Known, Outlook
+from narthex.studies.records import Goal, Question, ServerProposal
+from narthex.studies.server_habits import habit_proposals
+from narthex.trials.trial import TrialRecord
+
+_QUALITY = {
+    "f16": "The cache takes its full size.",
+    "q8_0": "Answers change very little; decoding takes a few per cent longer where all fits anyway.",
+    "q4_0": "Answers get worse, the more so in long contexts.",
+}
+
+
+class _Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A server-wide knob turned."""
+
+    factor: str
+    env: dict[str, str]
+    fixed: dict[str, Any]
+    cost: str
+
+
+def proposals(  # noqa: PLR0917 - what is known, from the model outwards
+    inspection: Inspection,
+    machine: Machine,
+    question: Question,
+    history: Sequence[TrialRecord],
+    limits: Limits,
+    env: Mapping[str, str] | None,
+    *,
+    version: str | None = None,
+) -> tuple[ServerProposal, ...]:
+    """Server-wide settings that should bring more than 5 %, the best first; none that holds already.
+
+    ``machine`` with the calibration that the study has learned. ``env``: the server's variables as far as
+    they are set; None where they are not known, and then only what ``limits`` tell is used. ``version``: of
+    an Ollama, since what reaches the engine depends on it.
+    """
+    known = Known(inspection, msgspec.structs.replace(machine, limits=limits), question, history)
+    found: list[ServerProposal] = []
+    if version is None or eras.has(version, "kv_cache_type"):
+        found += _knob_proposals(known)
+    if env is not None and version is not None:
+        found += habit_proposals(known, env, version)
+    return tuple(sorted(found, key=lambda row: (row.gain_of not in {"turn", "context"}, -(row.gain or 0.0))))
+
+
+def with_limits(limits: Limits, proposal: ServerProposal) -> Limits:
+    """The limits of a server that was restarted with a proposal."""
+    words = " ".join(f"{name}={value}" for name, value in proposal.env.items())
+    return msgspec.structs.replace(
+        limits,
+        fixed={**limits.fixed, **proposal.fixed},
+        why={**limits.why, **dict.fromkeys(proposal.fixed, words)},
+    )
+
+
+def _knob_proposals(known: Known) -> Iterator[ServerProposal]:
+    """KV type, flash attention and slots: the same search space with another value.
+
+    What could be had without a restart is no gain of one, even where it was not tried.
+    """
+    here, untried = known.measured, known.predicted
+    if here is None:
+        return
+    least = max(here.utility, untried.utility if untried else here.utility) + WORTH
+    for change in _changes(known.machine.limits, known.question):
+        there = known.under(change.fixed).predicted
+        if there is not None and there.utility > least:
+            yield _proposal(known.question, change, here, there)
+
+
+def _changes(limits: Limits, question: Question) -> Iterator[_Change]:
+    fixed = limits.fixed
+    flash = fixed.get("flash_attn", "auto")
+    if flash == "off":
+        yield _Change(
+            factor="flash_attn",
+            env={"OLLAMA_FLASH_ATTENTION": "1"},
+            fixed={"flash_attn": "on"},
+            cost=f"{EVERYONE} On some older cards it is slower.",
+        )
+    for kv_type in question.allow_kv if "kv_type" in fixed else ():
+        if kv_type == fixed["kv_type"]:
+            continue
+        env, turned = {"OLLAMA_KV_CACHE_TYPE": kv_type}, {"kv_type": kv_type}
+        if kv_type != "f16" and flash != "on":
+            env["OLLAMA_FLASH_ATTENTION"], turned["flash_attn"] = "1", "on"  # it refuses to load without
+        yield _Change(factor="kv_type", env=env, fixed=turned, cost=f"{EVERYONE} {_QUALITY[kv_type]}")
+    if fixed.get("parallel", 1) > 1:
+        yield _Change(
+            factor="parallel",
+            env={"OLLAMA_NUM_PARALLEL": "1"},
+            fixed={"parallel": 1},
+            cost=f"{EVERYONE} Each answers one request at a time then, and the others wait.",
+        )
+
+
+def _proposal(question: Question, change: _Change, here: Outlook, there: Outlook) -> ServerProposal:
+    faster, longer = here.turn_s / there.turn_s, there.knobs.num_ctx / here.knobs.num_ctx
+    by_context = longer > 1 and (question.goal is Goal.LONGEST or faster <= 1 + WORTH)
+    turned = [name for name in change.fixed if name != change.factor]
+    plain = there.knobs.with_(**{name: getattr(here.knobs, name) for name in (change.factor, *turned)})
+    words = ", ".join(changes_words(here.knobs, plain))
+    return ServerProposal(
+        factor=change.factor,
+        env=change.env,
+        fixed=change.fixed,
+        knobs=there.knobs,
+        turn_s=there.turn_s,
+        over="the best that was measured",
+        over_turn_s=here.turn_s,
+        over_ctx=here.knobs.num_ctx,
+        gain=longer if by_context else faster,
+        gain_of="context" if by_context else "turn",
+        why=f"It makes room for {words}." if words else "The same setting computes faster with it.",
+        cost=change.cost,
+    )
