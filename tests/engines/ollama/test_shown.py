@@ -25,9 +25,8 @@ from narthex.memory.plan import Device, plan_memory
 from narthex.models.gguf import inspect_file
 from narthex.models.inspection import Inspection
 from narthex.testing.gguf_writer import write_gguf
-
-from .canned import Canned, canned
-from .store_writer import StoreWriter
+from narthex.testing.ollama.canned import Canned, canned
+from narthex.testing.ollama.store_writer import StoreWriter
 
 BLOB = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 GPU = (

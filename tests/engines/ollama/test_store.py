@@ -11,8 +11,7 @@ import pytest
 from narthex.engines.ollama.store import StoredModel, find_stored, names_of, stored_models
 from narthex.errors import ModelFileError, UsageError
 from narthex.testing.gguf_writer import write_gguf
-
-from .store_writer import StoreWriter
+from narthex.testing.ollama.store_writer import StoreWriter
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ class Canned:
         return Server(url=self.url, version=self.version, era=letter, **facts)
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        """Status and body of one request."""
         self.asked.append((path, body))
         if path == "/api/version":
             return 200, {"version": self.version}
