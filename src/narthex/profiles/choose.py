@@ -10,6 +10,7 @@ from statistics import median
 import msgspec
 
 from narthex.engines._base import Engine
+from narthex.engines.ollama.names import TAG, short
 from narthex.errors import ProfileError
 from narthex.host.facts import HostFacts
 from narthex.outcomes import Outcome
@@ -88,8 +89,17 @@ def with_soak(profile: Profile, report: SoakReport) -> Profile:
 
 
 def name_for(profile: Profile) -> str:
-    """``<model>-<goal>-<ctx>``, as in ``deepseek-r1-32b-fastest-8k``: no spaces, fit for a shell."""
-    parts = [_slug(profile.model.name) or "model", profile.goal, _short_ctx(profile.knobs.num_ctx)]
+    """``<model>-<goal>-<ctx>``, as in ``deepseek-r1-32b-fastest-8k``: no spaces, fit for a shell.
+
+    A model that a server knows by name goes by that name: it is what its user types.
+    """
+    by_name = profile.engine_kind == "ollama" and profile.model.served_as
+    known = short(profile.model.served_as).removesuffix(f":{TAG}") if by_name else ""
+    parts = [
+        _slug(known) or _slug(profile.model.name) or "model",
+        profile.goal,
+        _short_ctx(profile.knobs.num_ctx),
+    ]
     if profile.knobs.parallel > 1:
         parts[-1] += f"x{profile.knobs.parallel}"
     if profile.demo:

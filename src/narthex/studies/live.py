@@ -232,8 +232,12 @@ def devices_of(engine: Engine, host: HostFacts, calibration: Calibration) -> tup
         free = card.free_bytes if card else device.free_bytes + overhead.device_overhead(calibration)[0]
         total = card.total_bytes if card else device.total_bytes
         rows.append(Device(name=device.name, kind="gpu", free_bytes=free, total_bytes=total))
+    known = host.ram_total_bytes > 0  # of a machine elsewhere nothing is known
     memory = Device(
-        name="host", kind="host", free_bytes=host.ram_available_bytes, total_bytes=host.ram_total_bytes
+        name="host",
+        kind="host",
+        free_bytes=host.ram_available_bytes if known else None,
+        total_bytes=host.ram_total_bytes if known else None,
     )
     return (*rows, memory)
 

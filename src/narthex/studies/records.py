@@ -103,6 +103,11 @@ class ServerProposal(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     cost: str
 
+    @property
+    def words(self) -> str:
+        """The variables as one writes them: ``OLLAMA_KV_CACHE_TYPE=q8_0 OLLAMA_FLASH_ATTENTION=1``."""
+        return " ".join(f"{name}={value}" for name, value in self.env.items())
+
 
 class StudyResult(msgspec.Struct, frozen=True, kw_only=True):
     """All of it: the source of ``tune --json``, of the table and of the report.

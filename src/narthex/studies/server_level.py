@@ -65,11 +65,10 @@ def proposals(  # noqa: PLR0917 - what is known, from the model outwards
 
 def with_limits(limits: Limits, proposal: ServerProposal) -> Limits:
     """The limits of a server that was restarted with a proposal."""
-    words = " ".join(f"{name}={value}" for name, value in proposal.env.items())
     return msgspec.structs.replace(
         limits,
         fixed={**limits.fixed, **proposal.fixed},
-        why={**limits.why, **dict.fromkeys(proposal.fixed, words)},
+        why={**limits.why, **dict.fromkeys(proposal.fixed, proposal.words)},
     )
 
 

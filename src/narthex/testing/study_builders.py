@@ -63,12 +63,16 @@ def space(
     kv_types: Sequence[str] = ("f16", "q8_0"),
     layers: Sequence[int] | None = None,
     planned: bool = True,
+    one_batch: bool = False,
 ) -> Space:
-    """Every combination on a modelled machine; with its own byte counts as the plan."""
+    """Every combination on a modelled machine; with its own byte counts as the plan.
+
+    ``one_batch``: batch and micro-batch are one value, as in Ollama.
+    """
     modelled = modelled or machine()
     counts = layers if layers is not None else range(modelled.all_layers + 1)
     settings = [
-        knobs(count, num_ctx=ctx, ubatch=ubatch, kv_type=kv_type)
+        knobs(count, num_ctx=ctx, batch=ubatch if one_batch else 2048, ubatch=ubatch, kv_type=kv_type)
         for count in counts
         for ctx in contexts
         for ubatch in ubatches
@@ -115,8 +119,9 @@ def study(
     within: Space | None = None,
     journal: StudyJournal | None = None,
     soak: Soak | None = None,
+    settings: Sequence[BaselineSetting] | None = None,
 ) -> StudyResult:
-    """A whole study on a modelled machine."""
+    """A whole study on a modelled machine, against ``settings`` or else the usual baselines."""
     modelled = modelled or machine()
     return run_study(
         asked,
@@ -124,7 +129,7 @@ def study(
         runner or ModelledRunner(modelled),
         journal or Notebook(),
         identity=IDENTITY,
-        baselines=baselines(asked.min_ctx or 4096),
+        baselines=baselines(asked.min_ctx or 4096) if settings is None else settings,
         soak=soak,
     )
 

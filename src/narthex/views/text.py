@@ -222,8 +222,7 @@ def proof_words(result: StudyResult) -> str:
 
 def server_words(proposal: ServerProposal) -> str:
     """A setting of the whole server, what it should bring, why, and what it costs: one paragraph."""
-    variables = " ".join(f"{name}={value}" for name, value in proposal.env.items())
-    return f"{variables}: {gain_words(proposal)}{proposal.why} {proposal.cost}"
+    return f"{proposal.words}: {gain_words(proposal)}{proposal.why} {proposal.cost}"
 
 
 def gain_words(proposal: ServerProposal) -> str:
