@@ -87,6 +87,8 @@ class FakeOllama:
         env |= self.env
         command = [sys.executable, "-m", "narthex.testing.fake_ollama", "--store", str(self.store)]
         command += ["--engine", str(self.engine), "--version", self.version, "--with-parent"]
+        if self.rpc:  # its free memory never changes: Ollama would wait 5 s after every unload
+            command += ["--recovery", "0"]
         if self.limit_mib is not None and not self.rpc:
             command += ["--limit-mib", str(self.limit_mib)]
         with self.log_path.open("ab") as log:
@@ -248,13 +250,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--engine", type=Path, required=True, help="a llama-server binary")
     parser.add_argument("--version", default=VERSION, help="the Ollama to be")
     parser.add_argument("--limit-mib", type=int, help="address space of each llama-server")
+    parser.add_argument(
+        "--recovery", type=float, default=5.0, help="seconds to wait for VRAM after an unload"
+    )
     parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")
     given = parser.parse_args(arguments)
     ctypes.CDLL(None).prctl(_PR_SET_NAME, b"ollama", 0, 0, 0)  # as the process list shows a real one
     environ = dict(os.environ)
     if given.store is not None:
         environ["OLLAMA_MODELS"] = str(given.store)
-    code = asyncio.run(serve(environ, given.engine, given.version, given.limit_mib, given.with_parent))
+    options = {"limit_mib": given.limit_mib, "recovery_s": given.recovery, "with_parent": given.with_parent}
+    code = asyncio.run(serve(environ, given.engine, given.version, **options))
     sys.exit(code)
 
 

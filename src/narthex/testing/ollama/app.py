@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from narthex.testing.ollama import inference, listing
+from narthex.testing.ollama.scheduler import ClientLeft
 from narthex.testing.ollama.serving import Serving
 from narthex.testing.ollama.wire import Refused, refusal
 
@@ -43,18 +44,22 @@ def application(serving: Serving) -> web.Application:
 
     async def door(request: web.Request) -> web.StreamResponse:
         started = time.monotonic_ns()
-        status = 500
+        status: int | None = 500
         try:
             response = await _answer(serving, request)
             status = response.status
             return response
-        except asyncio.CancelledError:
-            status = request.get("left", 500)
+        except ClientLeft as left:
+            status = left.status
+            raise
+        except (asyncio.CancelledError, ConnectionError):
+            status = 200 if request.get("streaming") else 500
             raise
         finally:
             client = request.remote or "127.0.0.1"
             spent = time.monotonic_ns() - started
-            serving.log.access(status, spent, client, request.method, request.path_qs)
+            if status is not None:
+                serving.log.access(status, spent, client, request.method, request.path_qs)
 
     app = web.Application(client_max_size=2**40)
     app.router.add_route("*", "/{path:.*}", door)

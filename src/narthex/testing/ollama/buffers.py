@@ -28,6 +28,14 @@ class Buffers:
         """``size_vram``: every buffer whose device is no name for main memory."""
         return sum(size for (_, device, _), size in self.sizes.items() if not _in_main_memory(device))
 
+    def by_device(self, kind: str) -> dict[str, int]:
+        """Bytes of one kind (``model``, ``KV``, ``compute``) on each device."""
+        found: dict[str, int] = {}
+        for (_, device, of), size in self.sizes.items():
+            if of == kind:
+                found[device] = found.get(device, 0) + size
+        return found
+
     def size(self, file_bytes: int | None) -> int:
         """All of it; equal to ``on_gpu`` where every layer is on the device.
 

@@ -23,6 +23,7 @@ class Start:
     num_batch: int
     mmap_off: bool  # switched off by the scheduler, not by the request
     flash_attn: str  # "auto", "on", "off"
+    kv_type: str  # "" is f16
     template: bool  # the model has a Go template, so llama-server's own is switched off
 
 
@@ -33,7 +34,7 @@ def flash_attention(settings: Settings, devices: tuple[Device, ...]) -> str:
     return "auto" if all(device.flash_attn for device in devices) else "off"
 
 
-def command_line(engine: Engine, model: ModelFile, start: Start, settings: Settings, port: int) -> list[str]:
+def command_line(engine: Engine, model: ModelFile, start: Start, port: int) -> list[str]:
     """Without the flags that this build does not know."""
     wanted = start.wanted
     words = ["--model", str(model.blob), "--port", str(port), "--host", "127.0.0.1"]
@@ -44,8 +45,8 @@ def command_line(engine: Engine, model: ModelFile, start: Start, settings: Setti
         words += ["--no-jinja", "--chat-template", "chatml"]
     if start.mmap_off or wanted.use_mmap is False:
         words += ["--load-mode", "none"] if "--load-mode" in engine.flags else ["--no-mmap"]
-    if settings.kv_type:
-        words += ["--cache-type-k", settings.kv_type, "--cache-type-v", settings.kv_type]
+    if start.kv_type:
+        words += ["--cache-type-k", start.kv_type, "--cache-type-v", start.kv_type]
     words += ["--flash-attn", start.flash_attn]
     if start.num_batch > 0:
         words += ["-b", str(start.num_batch), "-ub", str(start.num_batch)]

@@ -11,55 +11,64 @@ import aiohttp
 from narthex.testing.ollama.runner import Runner
 from narthex.testing.ollama.wire import Refused
 
-_LOST = "an error was encountered while running the model: "
-_NO_LIMIT = aiohttp.ClientTimeout(total=None, sock_read=None)
-
 
 async def ask(runner: Runner, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """One question, one JSON answer."""
+    """One question, one JSON answer. Raises Refused with llama-server's own body."""
     try:
-        async with (
-            aiohttp.ClientSession(timeout=_NO_LIMIT) as session,
-            session.post(runner.url + path, json=body) as reply,
-        ):
+        async with runner.session.post(runner.url + path, json=body) as reply:
             text = await reply.text()
-            if reply.status != 200:
-                raise Refused(reply.status, text)
-            return dict(json.loads(text))
     except (aiohttp.ClientError, OSError) as error:
-        raise Refused(500, _LOST + _words(error)) from None
+        raise _lost(runner, error) from None
+    if reply.status != 200:
+        raise Refused(reply.status, text)
+    said = json.loads(text)
+    return said if isinstance(said, dict) else {"data": said}
 
 
 async def stream(runner: Runner, path: str, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
     """The events of a streamed answer. Raises Refused for an error and for an early end."""
     ended = False
     try:
-        async with (
-            aiohttp.ClientSession(timeout=_NO_LIMIT, read_bufsize=2**22) as session,
-            session.post(runner.url + path, json={**body, "stream": True}) as reply,
-        ):
+        async with runner.session.post(runner.url + path, json={**body, "stream": True}) as reply:
             if reply.status != 200:
                 raise Refused(reply.status, await reply.text())
             async for line in reply.content:
-                if line.startswith(b"data: [DONE]"):
+                name, _, text = line.decode("utf-8", "replace").partition(": ")
+                if name not in ("data", "error"):
+                    continue
+                if text.strip() == "[DONE]":
                     ended = True
-                elif line.startswith(b"data: "):
-                    event = json.loads(line[6:])
-                    ended = ended or bool(event.get("stop"))
-                    yield event
-                elif line.startswith(b"error: "):
-                    raise Refused(500, _LOST + line[7:].decode("utf-8", "replace").strip())
+                    continue
+                event = json.loads(text)
+                if name == "error" or "error" in event:
+                    raise Refused(500, runner.words.lost(runner.url, _message(event)))
+                ended = ended or bool(event.get("stop"))
+                yield event
     except (aiohttp.ClientError, OSError) as error:
-        raise Refused(500, _LOST + _words(error)) from None
+        raise _lost(runner, error) from None
     if not ended:
-        raise Refused(500, _LOST + "unexpected EOF")
+        raise Refused(500, runner.words.lost(runner.url, "unexpected EOF"))
 
 
 async def tokens_of(runner: Runner, text: str, *, special: bool) -> list[int]:
-    """The text as token ids."""
+    """The text as token ids; ``special`` puts the first token before it."""
     said = await ask(runner, "/tokenize", {"content": text, "add_special": special, "parse_special": True})
     return [int(token) for token in said["tokens"]]
 
 
-def _words(error: Exception) -> str:
-    return "unexpected EOF" if isinstance(error, aiohttp.ClientPayloadError | OSError) else str(error)
+def message_of(text: str) -> str:
+    """The message inside llama-server's error body; the body itself where it is something else."""
+    try:
+        return _message(json.loads(text))
+    except (ValueError, AttributeError):
+        return text
+
+
+def _message(event: Mapping[str, Any]) -> str:
+    error = event.get("error", event)
+    return str(error.get("message", error)) if isinstance(error, dict) else str(error)
+
+
+def _lost(runner: Runner, error: Exception) -> Refused:
+    broken = isinstance(error, aiohttp.ClientConnectionError | aiohttp.ClientPayloadError | OSError)
+    return Refused(500, runner.words.lost(runner.url, "unexpected EOF" if broken else str(error)))

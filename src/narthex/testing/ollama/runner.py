@@ -11,16 +11,15 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import aiohttp
 
 from narthex.testing.ollama.buffers import Buffers, read_buffers
 from narthex.testing.ollama.command import Start, command_line, without_prefix
-from narthex.testing.ollama.devices import Engine
+from narthex.testing.ollama.devices import Device, Engine
+from narthex.testing.ollama.era_words import EraWords
 from narthex.testing.ollama.gguf_info import ModelFile
 from narthex.testing.ollama.gowords import FOREVER_NS, NS
-from narthex.testing.ollama.log import Log
 from narthex.testing.ollama.settings import Settings
 from narthex.testing.ollama.store import Stored
 
@@ -38,9 +37,17 @@ OOM = (
     "erroroutofmemory",
 )
 _ERROR = re.compile(r"error:|CUDA error|error loading model|GGML_ASSERT|llama_init_from_model: ")
-_SIGNALS = {signal.SIGKILL: "killed", signal.SIGABRT: "aborted", signal.SIGILL: "illegal instruction"}
+_SIGNALS = {
+    signal.SIGKILL: "killed",
+    signal.SIGABRT: "aborted",
+    signal.SIGILL: "illegal instruction",
+    signal.SIGSEGV: "segmentation fault",
+    signal.SIGTERM: "terminated",
+}
 _CRASHES = (-signal.SIGILL, -signal.SIGSEGV)
 _PR_SET_PDEATHSIG = 1
+_PING_S = 10.0
+_NEED_NO_REPACK: set[Engine] = set()
 
 
 class LoadFailed(Exception):
@@ -64,26 +71,25 @@ class Runner:
     """A runner and its state in the scheduler. Times are nanoseconds of the wall clock."""
 
     def __init__(
-        self, engine: Engine, stored: Stored, model: ModelFile, start: Start, log: Log, *, has_gpu: bool
+        self, engine: Engine, stored: Stored, model: ModelFile, start: Start, words: EraWords
     ) -> None:
-        self.engine, self.stored, self.model, self.start, self.log = engine, stored, model, start, log
-        self.has_gpu = has_gpu
+        self.engine, self.stored, self.model, self.start, self.words = engine, stored, model, start, words
         self.port = 0
         self.process: asyncio.subprocess.Process | None = None
-        self.lines: list[str] = []
-        self.status: list[str] = []  # lines that error texts are made of
-        self.last_output = 0.0
         self.buffers = Buffers()
-        self.ready = False
+        self.load_s = 0.0
         self.refs = 0
         self.session_ns = 0
         self.expires_ns = 0  # 0: never idle yet
         self.timer: asyncio.TimerHandle | None = None
         self.idle = asyncio.Event()
         self.gone = asyncio.Event()
-        self.leaving = False
         self.slots = asyncio.Semaphore(start.parallel)
-        self.limit_mib: int | None = None
+        self._lines: list[str] = []
+        self._said: list[str] = []  # what error texts are made of
+        self._ready = False
+        self._heard_at = 0.0
+        self._session: aiohttp.ClientSession | None = None
         self._relay: asyncio.Task[None] | None = None
         self._exit: asyncio.Task[int] | None = None
 
@@ -93,141 +99,150 @@ class Runner:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def pid(self) -> int:
-        """Of the llama-server."""
-        return self.process.pid if self.process else 0
+    def session(self) -> aiohttp.ClientSession:
+        """For requests to the llama-server."""
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=None)
+            # llama-server may close a kept connection in the moment that it is used again
+            connector = aiohttp.TCPConnector(force_close=True)
+            self._session = aiohttp.ClientSession(timeout=timeout, read_bufsize=2**22, connector=connector)
+        return self._session
+
+    @property
+    def exit_code(self) -> int | None:
+        """Negative for a signal; None while it runs."""
+        return self.process.returncode if self.process else None
 
     def alive(self) -> bool:
         """Whether the process still runs."""
-        return self.process is not None and self.process.returncode is None
+        return self.process is not None and self.exit_code is None
 
     def shown_expiry(self) -> int:
         """``expires_at``: while it was never idle it moves with every look."""
         return self.expires_ns or later(self.session_ns)
 
-    async def launch(
-        self, settings: Settings, env: Mapping[str, str], limit_mib: int | None, before: Callable[[], None]
-    ) -> None:
+    async def health(self) -> str:
+        """``ok``, ``loading``, or ``gone`` where nobody answers."""
+        try:
+            timeout = aiohttp.ClientTimeout(_PING_S)
+            async with self.session.get(f"{self.url}/health", timeout=timeout) as reply:
+                return "ok" if reply.status == 200 else "loading"
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return "gone"
+
+    async def launch(self, settings: Settings, devices: tuple[Device, ...], limit_mib: int | None) -> None:
         """Start and wait until it answers. Raises LoadFailed; a cancelled wait ends the process."""
-        environ = {**env, "GGML_NO_BACKTRACE": "1"}
-        self.limit_mib = limit_mib
+        env = {**settings.environ, "GGML_NO_BACKTRACE": "1"}
+        if limit_mib is not None:
+            env["MALLOC_ARENA_MAX"] = "1"  # else each thread reserves address space
+        # Some builds crash in their repacked kernels on CPUs with AMX; Ollama's own is built without.
+        tame = {**env, "LLAMA_ARG_NO_REPACK": "1"}
         try:
             try:
-                await self._try(settings, environ, before)
+                await self._try(settings, tame if self.engine in _NEED_NO_REPACK else env, devices, limit_mib)
             except LoadFailed:
-                crashed = self.process is not None and self.process.returncode in _CRASHES
-                if not crashed or "--no-repack" not in self.engine.flags or "LLAMA_ARG_NO_REPACK" in environ:
+                if self.exit_code not in _CRASHES or self.engine in _NEED_NO_REPACK:
                     raise
-                # Some builds crash in their repacked kernels on CPUs with AMX; Ollama's own does not.
-                await self._try(settings, {**environ, "LLAMA_ARG_NO_REPACK": "1"}, before)
+                await self._try(settings, tame, devices, limit_mib)
+                _NEED_NO_REPACK.add(self.engine)
         except BaseException:
             await self.stop()
             raise
 
     async def stop(self) -> None:
         """SIGKILL, as Ollama does it, and until the process is gone."""
-        if self.process is not None and self.process.returncode is None:
+        was_alive = self.alive()
+        if was_alive and self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
         if self._exit is not None:
             await self._exit
         if self._relay is not None:
             await self._relay
+        if was_alive and self._ready:
+            self._tell_end()
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
 
-    def death(self) -> str:
-        """How it ended: ``exit status 1``, ``signal: killed``."""
-        code = self.process.returncode if self.process else None
-        return exit_words(code)
-
-    async def _try(self, settings: Settings, env: Mapping[str, str], before: Callable[[], None]) -> None:
+    async def _try(
+        self, settings: Settings, env: Mapping[str, str], devices: tuple[Device, ...], limit_mib: int | None
+    ) -> None:
         self.port = free_port()
-        self.lines, self.status = [], []
-        words = command_line(self.engine, self.model, self.start, settings, self.port)
-        self.log.info("starting llama-server", cmd=" ".join(words))
+        self._lines, self._said = [], []
+        command = command_line(self.engine, self.model, self.start, self.port)
+        self.words.starting(self, command, devices)
         started = time.monotonic()
         try:
             self.process = await asyncio.create_subprocess_exec(
-                *words,
+                *command,
                 env=dict(env),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
-                preexec_fn=_dies_with_us(self.limit_mib),
+                preexec_fn=_dies_with_us(limit_mib),
                 limit=2**22,
             )
         except OSError as error:
             raise LoadFailed(f"error starting llama-server: {error}") from None
-        self._relay = asyncio.create_task(self._read_output())
+        self._relay = asyncio.create_task(self._read_output(quiet=not devices))
         self._exit = asyncio.create_task(self.process.wait())
-        before()
-        await self._until_ready(settings, started)
-        self.log.info(f"llama-server started in {time.monotonic() - started:.2f} seconds")
-        self.buffers = read_buffers(self.lines)
-        self.ready = True
+        self.words.waiting(self, devices, settings.gpu_overhead)
+        await self._until_ready(settings)
+        self.load_s = time.monotonic() - started
+        self.buffers = read_buffers(self._lines)
+        self._ready = True
+        self.words.ready(self, self.load_s)
 
-    async def _read_output(self) -> None:
+    async def _read_output(self, *, quiet: bool) -> None:
+        """``quiet``: no words about offloading. Builds with Vulkan or RPC say «offloaded 19/19» without any
+        device, too, and Ollama would believe it; Ollama's own builds for the CPU don't say it."""
         assert self.process is not None
         assert self.process.stdout is not None
         async for data in self.process.stdout:
             line = without_prefix(data.decode("utf-8", "replace").rstrip("\r\n"))
-            self.last_output = time.monotonic()
-            if not self.has_gpu and line.startswith("load_tensors: offload"):
-                continue  # builds with Vulkan or RPC say so without a device, too; Ollama's own do not
-            self.log.raw(line)
-            if not self.ready:
-                self.lines.append(line)
+            self._heard_at = time.monotonic()
+            if quiet and line.startswith("load_tensors: offload"):
+                continue
+            self.words.log.raw(line)
+            if not self._ready:
+                self._lines.append(line)
             if words := captured(line):
-                self.status = [*self.status, words][-64:]
+                self._said = [*self._said, words][-64:]
 
-    async def _until_ready(self, settings: Settings, started: float) -> None:
+    async def _until_ready(self, settings: Settings) -> None:
         assert self._exit is not None
-        self.log.info("waiting for llama-server to start responding")
-        told, self.last_output = "", time.monotonic()
-        async with aiohttp.ClientSession() as session:
-            while True:
-                state = await health(session, self.url)
-                if state == "ok" and self.alive():
-                    return
-                words = "llm server loading model" if state == "loading" else "llm server not responding"
-                if words != told and self.alive():
-                    told, self.last_output = words, time.monotonic()
-                    self.log.info("waiting for llama-server to become available", status=words)
-                done, _ = await asyncio.wait({self._exit}, timeout=POLL_S)
-                if done:
-                    raise LoadFailed(await self._why_it_ended())
-                silent = time.monotonic() - self.last_output
-                if settings.load_timeout_ns < FOREVER_NS and silent > settings.load_timeout_ns / NS:
-                    said = self.status[-1] if self.status else ""
-                    raise LoadFailed(f"timed out waiting for llama-server to start - {said}")
+        told, self._heard_at = "", time.monotonic()
+        while True:
+            state = await self.health()
+            if state == "ok" and self.alive():
+                return
+            words = "llm server loading model" if state == "loading" else "llm server not responding"
+            if words != told and self.alive():
+                told, self._heard_at = words, time.monotonic()
+                self.words.not_yet(words)
+            done, _ = await asyncio.wait({self._exit}, timeout=POLL_S)
+            if done:
+                assert self._relay is not None
+                await self._relay
+                self._tell_end()
+                raise LoadFailed(self.words.load_error(exit_words(self.exit_code), self._said))
+            silent = time.monotonic() - self._heard_at
+            if settings.load_timeout_ns < FOREVER_NS and silent > settings.load_timeout_ns / NS:
+                raise LoadFailed(self.words.late(self._said))
 
-    async def _why_it_ended(self) -> str:
-        assert self._relay is not None
-        await self._relay
-        code = self.process.returncode if self.process else None
-        words, said = self.death(), "\n".join(self.status)
-        if said or code:
+    def _tell_end(self) -> None:
+        """At ERROR only where some line looked like an error before, on an ordinary unload as well."""
+        if self._said:
+            code = self.exit_code
             number = code if code is not None and code >= 0 else "unknown"
-            if said or number != "unknown":
-                self.log.error("llama-server terminated", error=words, exit=number)
-        if code is not None and code < 0 and said:
-            return f"llama-server process has terminated: {said}: {said}"
-        return f"llama-server process has terminated: {words}" + (f": {said}" if said else "")
-
-
-async def health(session: aiohttp.ClientSession, url: str, timeout_s: float = 10.0) -> str:
-    """``ok``, ``loading``, or ``gone`` where nobody answers."""
-    try:
-        async with session.get(f"{url}/health", timeout=aiohttp.ClientTimeout(timeout_s)) as reply:
-            return "ok" if reply.status == 200 else "loading"
-    except (aiohttp.ClientError, OSError, TimeoutError):
-        return "gone"
+            self.words.log.error("llama-server terminated", error=exit_words(code), exit=number)
 
 
 def exit_words(code: int | None) -> str:
     """As Go names the end of a process."""
     if code is not None and code < 0:
-        name = _SIGNALS.get(signal.Signals(-code)) or signal.strsignal(-code) or str(-code)
-        return f"signal: {name.lower()}"
+        return f"signal: {_SIGNALS.get(signal.Signals(-code), f'signal {-code}')}"
     return f"exit status {code}"
 
 
@@ -244,7 +259,7 @@ def free_port() -> int:
         return port
 
 
-def _dies_with_us(limit_mib: int | None) -> Callable[[], Any]:
+def _dies_with_us(limit_mib: int | None) -> Callable[[], None]:
     """For the child, before it becomes the engine: a memory limit, and an end when we end."""
     libc = ctypes.CDLL(None)
 

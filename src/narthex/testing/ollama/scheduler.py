@@ -1,31 +1,40 @@
-"""``Scheduler``: which runners are loaded, when they reload, who waits and who has to go."""
+"""``Scheduler``: which runners are loaded, who waits, and who has to go."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+import time
 from dataclasses import dataclass, field, replace
 
-import aiohttp
-
-from narthex.testing.ollama.command import Start, flash_attention
 from narthex.testing.ollama.devices import Device, Engine, system_memory
+from narthex.testing.ollama.era_words import EraWords
 from narthex.testing.ollama.gguf_info import ModelFile
 from narthex.testing.ollama.gowords import FOREVER_NS, NS, binary_size
 from narthex.testing.ollama.log import Log
 from narthex.testing.ollama.manner import Manner
 from narthex.testing.ollama.options import Wanted
-from narthex.testing.ollama.runner import LoadFailed, Runner, health, is_oom, later
+from narthex.testing.ollama.reload_rule import adjusted, differs, slots, start_for
+from narthex.testing.ollama.runner import LoadFailed, Runner, exit_words, is_oom, later
 from narthex.testing.ollama.settings import Settings
 from narthex.testing.ollama.store import Stored
 
 _LOWER_TIER = {262144: 32768, 32768: 4096}
 _FIT_SHARE = 0.8  # of free memory: what a second model may be predicted to take
+_RECOVERED_SHARE = 0.75  # of what a runner held
+_POLL_S = 0.25
 
 
 class Busy(Exception):
     """The queue of requests that need a load is full."""
+
+
+class ClientLeft(asyncio.CancelledError):
+    """The client closed the connection. ``status`` is for the access log; None: no line at all."""
+
+    def __init__(self, status: int | None) -> None:
+        super().__init__()
+        self.status = status
 
 
 @dataclass
@@ -39,28 +48,48 @@ class Request:
     template: bool
     runner: asyncio.Future[Runner] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     gone: asyncio.Event = field(default_factory=asyncio.Event)
+    loading: bool = False
+
+    @property
+    def blob(self) -> str:
+        """What runners are keyed by."""
+        return str(self.model.blob)
 
 
 class Scheduler:
-    """Runners are keyed by blob. Loads and evictions happen one at a time, in order of arrival."""
+    """Loads and evictions happen one at a time, in order of arrival.
+
+    ``recovery_s`` is how long an unload may wait for the GPU's memory to come back: 5 in Ollama.
+    """
 
     def __init__(
         self,
         engine: Engine,
         settings: Settings,
-        manner: Manner,
-        log: Log,
+        words: EraWords,
         *,
         devices: tuple[Device, ...],
         limit_mib: int | None = None,
+        recovery_s: float = 5.0,
     ) -> None:
-        self.engine, self.settings, self.manner, self.log = engine, settings, manner, log
-        self.devices, self.limit_mib = devices, limit_mib
+        self.engine, self.settings, self.words, self.devices = engine, settings, words, devices
+        self.limit_mib, self.recovery_s = limit_mib, recovery_s
         self.loaded: dict[str, Runner] = {}
-        self.default_ctx = manner.default_ctx(sum(d.total - settings.gpu_overhead for d in devices))
+        self.total_vram = sum(device.total - settings.gpu_overhead for device in devices)
+        self.default_ctx = self.manner.default_ctx(self.total_vram)
         self._queue: asyncio.Queue[Request] = asyncio.Queue(settings.max_queue)
-        self._unloading: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._worker: asyncio.Task[None] | None = None
+
+    @property
+    def manner(self) -> Manner:
+        """The release to be."""
+        return self.words.manner
+
+    @property
+    def log(self) -> Log:
+        """Where it says what it does."""
+        return self.words.log
 
     def open(self) -> None:
         """Begin to serve."""
@@ -68,17 +97,17 @@ class Scheduler:
 
     async def close(self) -> None:
         """End every runner at once."""
+        self.recovery_s = 0.0
         if self._worker is not None:
             self._worker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._worker
-        await asyncio.gather(*(runner.stop() for runner in self.loaded.values()), *self._unloading)
+        await asyncio.gather(*(runner.stop() for runner in self.loaded.values()), *self._ending)
         self.loaded.clear()
 
     async def acquire(self, request: Request) -> Runner:
-        """A runner for this request, held until :meth:`release`. Raises Busy and LoadFailed."""
-        request.wanted = self._adjusted(request)
-        runner = self.loaded.get(self._key(request))
+        """A runner for this request, held until :meth:`release`. Raises Busy, LoadFailed, ClientLeft."""
+        runner = self.loaded.get(request.blob)
         if runner is not None and not await self._needs_reload(runner, request):
             return self._use(runner, request)
         try:
@@ -89,7 +118,7 @@ class Scheduler:
             return await request.runner
         except asyncio.CancelledError:
             request.gone.set()
-            raise
+            raise ClientLeft(499 if request.loading else None) from None
 
     def release(self, runner: Runner) -> None:
         """A request is done with it: the timer begins when nobody uses it any more."""
@@ -102,7 +131,7 @@ class Scheduler:
             self._unload(runner)
         elif runner.session_ns < FOREVER_NS:
             loop = asyncio.get_running_loop()
-            runner.timer = loop.call_later(runner.session_ns / NS, self._expired, runner)
+            runner.timer = loop.call_later(runner.session_ns / NS, self._unload, runner)
 
     def expire(self, blob: str) -> None:
         """Unload now, or as soon as nobody uses it; nothing happens where it is not loaded."""
@@ -118,18 +147,6 @@ class Scheduler:
         for blob in list(self.loaded):
             self.expire(blob)
 
-    def _key(self, request: Request) -> str:
-        return str(request.model.blob)
-
-    def _adjusted(self, request: Request) -> Wanted:
-        """After the rules that come before any comparison."""
-        wanted, trained = request.wanted, request.model.context_train
-        num_ctx = max(wanted.num_ctx, 4)
-        if trained and num_ctx > trained:
-            self.log.warn("requested context size too large for model", num_ctx=num_ctx, n_ctx_train=trained)
-            num_ctx = trained
-        return replace(wanted, num_ctx=num_ctx)
-
     def _use(self, runner: Runner, request: Request) -> Runner:
         if runner.timer is not None:
             runner.timer.cancel()
@@ -141,31 +158,16 @@ class Scheduler:
         return runner
 
     async def _needs_reload(self, runner: Runner, request: Request) -> bool:
-        if self._differs(runner, request.wanted):
+        if differs(runner.start, adjusted(request.wanted, request.model), self.manner):
             return True
         if not runner.alive():
+            code = runner.exit_code or 0
             for _ in range(2):
-                words = runner.death()
-                number = -(runner.process.returncode or 0) if runner.process else 0
-                self.log.warn("llama-server process no longer running", sys=number, string=words)
+                name = "llama-server" if self.manner.era == "F" else "llama runner"
+                words = f"{name} process no longer running"
+                self.log.warn(words, sys=abs(code), string=exit_words(code))
             return True
-        async with aiohttp.ClientSession() as session:
-            return await health(session, runner.url) != "ok"
-
-    def _differs(self, runner: Runner, wanted: Wanted) -> bool:
-        start, was = runner.start, runner.start.wanted
-        automatic = self.manner.era == "F"
-        if start.num_ctx != wanted.num_ctx and not (automatic and was.ctx_auto and wanted.ctx_auto):
-            return True
-        batch = start.num_batch if automatic else was.num_batch
-        if batch != wanted.num_batch and not (was.batch_auto and wanted.batch_auto):
-            return True
-        if wanted.num_gpu >= 0 and wanted.num_gpu != was.num_gpu:
-            return True
-        if was.use_mmap != wanted.use_mmap and not (start.mmap_off and wanted.use_mmap is None):
-            return True
-        rest = ("main_gpu", "num_thread", "draft_num_predict", "shift")
-        return any(getattr(was, name) != getattr(wanted, name) for name in rest)
+        return await runner.health() != "ok"
 
     async def _work(self) -> None:
         while True:
@@ -187,13 +189,14 @@ class Scheduler:
     async def _serve(self, request: Request) -> Runner:
         """Make room and load, or find that it is loaded by now."""
         while True:
-            runner = self.loaded.get(self._key(request))
+            runner = self.loaded.get(request.blob)
             if runner is not None:
                 if not await self._needs_reload(runner, request):
                     return self._use(runner, request)
-                self.log.debug("reloading", runner=str(runner.model.blob))
+                self.log.debug("reloading", runner__model=runner.model.blob)
                 await self._evict(runner)
             elif victim := self._in_the_way(request):
+                self.log.debug("resetting model to expire immediately to make room")
                 await self._evict(victim)
             else:
                 return await self._load_or_retry(request)
@@ -207,23 +210,22 @@ class Scheduler:
             return self._victim()
         if not self.devices or request.wanted.num_gpu >= 0:
             return None
-        predicted = request.model.predicted(request.wanted.num_ctx * self._parallel(request.model))
+        num_ctx = adjusted(request.wanted, request.model).num_ctx
+        predicted = request.model.predicted(num_ctx * slots(request.model, self.settings, self.manner))
         free = self._free()
-        words = "llama-server model fits alongside existing models"
-        too_large = predicted > _FIT_SHARE * free
-        if too_large:
-            words = "llama-server model predicted to exceed available memory, evicting"
+        fits = predicted <= _FIT_SHARE * free
+        said = "fits alongside existing models" if fits else "predicted to exceed available memory, evicting"
         self.log.info(
-            words,
+            f"llama-server model {said}",
             predicted=binary_size(predicted),
-            predicted_num_ctx=request.wanted.num_ctx,
+            predicted_num_ctx=num_ctx,
             num_batch=request.wanted.num_batch,
             available=binary_size(free),
             gpu_free=binary_size(free),
             system_free=binary_size(system_memory()[1]),
             system_limited=False,
         )
-        return self._victim() if too_large else None
+        return None if fits else self._victim()
 
     def _victim(self) -> Runner:
         """The shortest keep-alive first, then by path; an idle one before a busy one."""
@@ -231,113 +233,106 @@ class Scheduler:
         return next((runner for runner in order if runner.refs <= 0), order[0])
 
     def _free(self) -> int:
-        """Bookkeeping, as Ollama does it: what other programs took since is not seen."""
+        """Bookkeeping, as in Ollama: what other programs took since is not seen."""
         held = sum(runner.buffers.on_gpu for runner in self.loaded.values())
         return max(min(d.total - held, d.free) for d in self.devices) if self.devices else 0
-
-    def _parallel(self, model: ModelFile) -> int:
-        if model.one_slot:
-            return 1
-        given = self.settings.parallel_given
-        return self.settings.num_parallel if given else self.manner.default_parallel
 
     async def _evict(self, runner: Runner) -> None:
         """Wait until nobody uses it and it is gone."""
         runner.session_ns = 0
         while runner.refs > 0:
             await runner.idle.wait()
-        if self.loaded.get(str(runner.model.blob)) is runner:
-            self._unload(runner)
+        self._unload(runner)
         await runner.gone.wait()
-
-    def _expired(self, runner: Runner) -> None:
-        if runner.refs <= 0:
-            self._unload(runner)
 
     def _unload(self, runner: Runner) -> None:
         """Take it off the list at once; the process ends in the background."""
-        if self.loaded.get(str(runner.model.blob)) is not runner:
+        if runner.refs > 0 or self.loaded.get(str(runner.model.blob)) is not runner:
             return
         del self.loaded[str(runner.model.blob)]
         if runner.timer is not None:
             runner.timer.cancel()
         task = asyncio.create_task(self._end(runner))
-        self._unloading.add(task)
-        task.add_done_callback(self._unloading.discard)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def _end(self, runner: Runner) -> None:
+        """Until the process is gone and, as far as that can be seen, its memory came back."""
         try:
+            wait = bool(runner.buffers.on_gpu and self.recovery_s)
+            before = await self._free_now() if wait else 0
             await runner.stop()
+            until = time.monotonic() + self.recovery_s
+            wanted = before + _RECOVERED_SHARE * runner.buffers.on_gpu
+            while wait and await self._free_now() < wanted and time.monotonic() < until:
+                await asyncio.sleep(_POLL_S)
         finally:
             runner.gone.set()
 
+    async def _free_now(self) -> int:
+        devices = await asyncio.to_thread(self.engine.devices, self.settings.environ)
+        return sum(device.free for device in devices)
+
     async def _load_or_retry(self, request: Request) -> Runner:
         """At most one retry: with less context where that was automatic, or with the others unloaded."""
-        if self._unloading:
-            await asyncio.wait(set(self._unloading))
+        if self._ending:
+            await asyncio.wait(set(self._ending))
+        request.loading = True
         try:
             return await self._load(request)
         except LoadFailed as failed:
             lower = _LOWER_TIER.get(request.wanted.num_ctx)
-            if not is_oom(str(failed)) or request.gone.is_set():
+            shrinks = bool(request.wanted.ctx_auto and lower and self.manner.era == "F")
+            if not is_oom(str(failed)) or request.gone.is_set() or not (shrinks or self.loaded):
                 raise
-            if request.wanted.ctx_auto and lower and self.manner.era == "F":
-                self.log.warn(
-                    "llama-server load failed; reducing automatic context and retrying once",
-                    model=request.model.blob,
-                    old_num_ctx=request.wanted.num_ctx,
-                    new_num_ctx=lower,
-                    error=failed,
-                )
-                request.wanted = replace(request.wanted, num_ctx=lower)
-            elif self.loaded:
-                self.log.warn(
-                    "llama-server load failed; evicting all other models and retrying once",
-                    model=request.model.blob,
-                    loaded_count=len(self.loaded),
-                    error=failed,
-                )
+            said = "reducing automatic context" if shrinks else "evicting all other models"
+            was = request.wanted
+            if shrinks and lower:
+                request.wanted = replace(was, num_ctx=lower)
+            self.log.warn(
+                f"llama-server load failed; {said} and retrying once",
+                model=request.blob,
+                old_num_ctx=was.num_ctx,
+                new_num_ctx=request.wanted.num_ctx,
+                loaded_count=len(self.loaded),
+                evict_all=not shrinks,
+                error=failed,
+            )
+            if not shrinks:
                 for runner in list(self.loaded.values()):
                     await self._evict(runner)
-            else:
-                raise
         return await self._load(request)
-
-    def _start(self, request: Request) -> Start:
-        wanted, model = request.wanted, request.model
-        parallel = self._parallel(model)
-        total = wanted.num_ctx * parallel
-        batch = wanted.num_batch
-        if wanted.batch_auto:
-            batch = self.manner.automatic_batch(total, model.predicted(total), self._free())
-            if model.embedding:
-                batch = min(2048, wanted.num_ctx)
-        return Start(
-            wanted=wanted,
-            num_ctx=wanted.num_ctx,
-            parallel=parallel,
-            num_batch=batch,
-            mmap_off=wanted.use_mmap is None and (not self.devices or wanted.num_gpu == 0),
-            flash_attn=flash_attention(self.settings, self.devices),
-            template=request.template,
-        )
 
     async def _load(self, request: Request) -> Runner:
         """Start a runner; a client that leaves meanwhile ends it."""
-        start = self._start(request)
-        blob, full = request.model.blob, request.stored.name.full
-        if start.mmap_off:
-            words = "disabling mmap for llama-server load by default"
-            self.log.info(words, model=blob, reason="cpu")
-        self.log.info("using llama-server for model", model=blob)
-        runner = Runner(
-            self.engine, request.stored, request.model, start, self.log, has_gpu=bool(self.devices)
+        wanted, model = adjusted(request.wanted, request.model), request.model
+        start = start_for(
+            wanted,
+            model,
+            self.settings,
+            self.manner,
+            devices=self.devices,
+            free=self._free(),
+            template=request.template,
         )
-        launch = asyncio.create_task(
-            runner.launch(
-                self.settings, self._environment(), self.limit_mib, lambda: self._tell_memory(runner)
-            )
-        )
+        predicted, room = model.predicted(start.num_ctx * start.parallel), system_memory()[1]
+        if self.limit_mib is not None:
+            room = min(room, self.limit_mib * 2**20)
+        if refusal := self.words.too_large(predicted, room + self._free()):
+            raise LoadFailed(refusal)
+        self.words.planned(model, start, self.devices)
+        if request.wanted.num_ctx > wanted.num_ctx:
+            asked = {"num_ctx": request.wanted.num_ctx, "n_ctx_train": model.context_train}
+            self.log.warn("requested context size too large for model", **asked)
+        runner = Runner(self.engine, request.stored, model, start, self.words)
+        await self._launch(runner, request)
+        runner.session_ns = self.settings.keep_alive_ns
+        self.loaded[request.blob] = runner
+        self.words.loaded(runner, request.stored.name.full, len(self.loaded), runner.load_s)
+        return self._use(runner, request)
+
+    async def _launch(self, runner: Runner, request: Request) -> None:
+        launch = asyncio.create_task(runner.launch(self.settings, self.devices, self.limit_mib))
         left = asyncio.create_task(request.gone.wait())
         try:
             await asyncio.wait({launch, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -346,42 +341,10 @@ class Scheduler:
                 raise LoadFailed("timed out waiting for llama-server to start: context canceled")
             await launch
         except LoadFailed as failed:
-            self.log.info("Load failed", model=blob, error=failed)
+            self.log.info("Load failed", model=request.blob, error=failed)
             raise
         finally:
             for task in (launch, left):
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, LoadFailed):
                     await task
-        self._tell_loaded(runner, request, full)
-        return self._use(runner, request)
-
-    def _tell_memory(self, runner: Runner) -> None:
-        total, free, swap = system_memory()
-        words = {"total": binary_size(total), "free": binary_size(free), "free_swap": binary_size(swap)}
-        self.log.info("system memory", **words)
-        for index, device in enumerate(self.devices):
-            self.log.info(
-                "gpu memory",
-                id=index,
-                library=device.library,
-                available=binary_size(max(device.free - 457 * 2**20, 0)),
-                free=binary_size(device.free),
-                minimum="457.0 MiB",
-                overhead=binary_size(self.settings.gpu_overhead),
-            )
-        self.log.info("loading model via llama-server", model=runner.model.blob)
-
-    def _tell_loaded(self, runner: Runner, request: Request, full: str) -> None:
-        runner.session_ns = self.settings.keep_alive_ns
-        self.loaded[str(runner.model.blob)] = runner
-        selected = "go_template" if request.template else "none"
-        if not request.template and runner.model.chat_template:
-            selected = "gguf_chat_template"
-        self.log.info("template selection", model=full, selected=selected, renderer="", parser="")
-        self.log.info("loaded runners", count=len(self.loaded))
-        self.log.info("waiting for llama-server to start responding")
-        self.log.info("llama-server started in 0.00 seconds")
-
-    def _environment(self) -> Mapping[str, str]:
-        return self.settings.environ

@@ -11,8 +11,8 @@ from pathlib import Path
 from aiohttp import web
 
 from narthex.testing.ollama.app import application
-from narthex.testing.ollama.devices import Device, probe, system_memory
-from narthex.testing.ollama.gowords import binary_size
+from narthex.testing.ollama.devices import probe
+from narthex.testing.ollama.era_words import EraWords
 from narthex.testing.ollama.log import Log
 from narthex.testing.ollama.manner import Manner
 from narthex.testing.ollama.scheduler import Scheduler
@@ -22,7 +22,13 @@ from narthex.testing.ollama.store import Store
 
 
 async def serve(
-    environ: Mapping[str, str], engine_path: Path, version: str, limit_mib: int | None, with_parent: bool
+    environ: Mapping[str, str],
+    engine_path: Path,
+    version: str,
+    *,
+    limit_mib: int | None,
+    recovery_s: float,
+    with_parent: bool,
 ) -> int:
     """Until it is told to end; the exit code."""
     settings = read_settings(environ)
@@ -33,11 +39,13 @@ async def serve(
     store = Store(settings.models)
     log.info(f"total blobs: {len(list(store.blobs.iterdir()))}")
     log.info("total unused blobs removed: 0")
-    manner = Manner(version)
+    words = EraWords(Manner(version), log)
     engine = probe(engine_path)
     devices = engine.devices(environ)
-    scheduler = Scheduler(engine, settings, manner, log, devices=devices, limit_mib=limit_mib)
-    serving = Serving(store, scheduler, settings, manner, log)
+    scheduler = Scheduler(
+        engine, settings, words, devices=devices, limit_mib=limit_mib, recovery_s=recovery_s
+    )
+    serving = Serving(store, scheduler)
     runner = web.AppRunner(
         application(serving), handler_cancellation=True, access_log=None, shutdown_timeout=0
     )
@@ -49,11 +57,7 @@ async def serve(
         sys.stderr.write(f"Error: listen tcp {address}: bind: address already in use\n")
         return 1
     log.info(f"Listening on {settings.host}:{settings.port} (version {version})")
-    log.info("discovering available GPUs...")
-    _tell_devices(log, devices)
-    total = sum(device.total - settings.gpu_overhead for device in devices)
-    words = {"total_vram": binary_size(total), "default_num_ctx": scheduler.default_ctx}
-    log.info("vram-based default context", **words)
+    words.discovering(devices, scheduler.total_vram, scheduler.default_ctx)
     scheduler.open()
     try:
         await _until_told(with_parent)
@@ -61,42 +65,6 @@ async def serve(
         await scheduler.close()
         await runner.cleanup()
     return 0
-
-
-def _tell_devices(log: Log, devices: tuple[Device, ...]) -> None:
-    for index, device in enumerate(devices):
-        known = device.library == "CUDA"
-        log.info(
-            "inference compute",
-            id=index,
-            filter_id="" if known else index,
-            library=device.library,
-            compute=device.compute,
-            name=device.name,
-            description=device.description,
-            libdirs="ollama,cuda_v13" if known else "ollama",
-            driver="13.0" if known else "0.0",
-            pci_id="0000:01:00.0" if known else "",
-            type="discrete",
-            total=binary_size(device.total),
-            available=binary_size(device.free),
-        )
-    if not devices:
-        total, free, _ = system_memory()
-        log.info(
-            "inference compute",
-            id="cpu",
-            library="cpu",
-            compute="",
-            name="cpu",
-            description="cpu",
-            libdirs="ollama",
-            driver="",
-            pci_id="",
-            type="",
-            total=binary_size(total),
-            available=binary_size(free),
-        )
 
 
 async def _until_told(with_parent: bool) -> None:

@@ -10,27 +10,22 @@ from typing import Any
 from narthex.errors import ModelFileError
 from narthex.testing.ollama import names
 from narthex.testing.ollama.gguf_info import ModelFile, read_model
-from narthex.testing.ollama.log import Log
-from narthex.testing.ollama.manner import Manner
 from narthex.testing.ollama.options import Wanted, WrongOption, read_options
 from narthex.testing.ollama.runner import LoadFailed, Runner
 from narthex.testing.ollama.scheduler import Busy, Request, Scheduler
-from narthex.testing.ollama.settings import Settings
 from narthex.testing.ollama.store import Store, Stored
 from narthex.testing.ollama.wire import Refused
 
 _BUSY = "server busy, please try again.  maximum pending requests exceeded"
-_LLAMA = {"num_predict": "n_predict", "num_keep": "n_keep", "repeat_last_n": "repeat_last_n"}
 
 
 class Serving:
     """The server behind its routes."""
 
-    def __init__(
-        self, store: Store, scheduler: Scheduler, settings: Settings, manner: Manner, log: Log
-    ) -> None:
-        self.store, self.scheduler, self.settings = store, scheduler, settings
-        self.manner, self.log = manner, log
+    def __init__(self, store: Store, scheduler: Scheduler) -> None:
+        self.store, self.scheduler = store, scheduler
+        self.settings, self.words = scheduler.settings, scheduler.words
+        self.manner, self.log = scheduler.manner, scheduler.log
         self._shown: dict[str, ModelFile] = {}  # by manifest digest: show answers from here
 
     def stored(self, text: str, missing: str = "model '{}' not found") -> Stored:
@@ -111,27 +106,6 @@ class Serving:
         except WrongOption as error:
             raise Refused(500, str(error)) from None
         return replace(wanted, shift=body.get("shift") is not False)
-
-    def sampling(self, runner: Runner, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of the request in llama-server's words."""
-        return llama_options(runner, body, chat=False)
-
-
-def llama_options(runner: Runner, body: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
-    """Sampling options for llama-server: the model's parameters, then the request's."""
-    given = {**runner.start.wanted.sampling, **runner.stored.params, **(body.get("options") or {})}
-    known = runner.start.wanted.sampling.keys() | {"stop"}
-    values = {_LLAMA.get(name, name): value for name, value in given.items() if name in known}
-    most = 10 * runner.start.num_ctx
-    wanted = int(values.get("n_predict", -1))
-    if chat and wanted == 0:
-        wanted = 1  # one token comes before the limit is looked at
-    values["n_predict"] = wanted if 0 < wanted < most else most
-    if body.get("format") == "json":
-        values["json_schema"] = {}
-    elif isinstance(body.get("format"), dict):
-        values["json_schema"] = body["format"]
-    return values
 
 
 def _base(stored: Stored) -> str:
