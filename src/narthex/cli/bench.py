@@ -7,6 +7,10 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
+from narthex.studies.live import tenants_words
+
 if TYPE_CHECKING:
     from narthex.cli.target import Target
     from narthex.engines.ollama.api import Api
@@ -38,10 +42,6 @@ def bench(
     resident models are unloaded, and put back afterwards; ``restart`` allows its container or unit to be
     restarted where that does not free the card. ``bare_as`` loads a tuned model by name, without options.
     """
-    from narthex.host.collect import collect_host
-    from narthex.studies.live import tenants_words
-    from narthex.trials.runner import EngineRunner
-
     with contextlib.ExitStack() as stack:
         if target.server is not None:
             from narthex.engines.ollama.hand import hand_for
@@ -49,11 +49,43 @@ def bench(
 
             hand = hand_for(target.server) if restart else None
             stack.enter_context(clean_slate(target.server, say=say, ask=ask_person(), hand=hand))
-        host = collect_host()
-        for words in tenants_words(host):
+        ready = bench_of(target, prompts, bare_as=bare_as)
+        for words in tenants_words(ready.host):
             say(f"{words}: that is not counted as free.")
-        loader = target.loader(bare_as=bare_as)
-        yield Bench(target, host, EngineRunner(loader, target.inspection, prompts=prompts))
+        yield ready
+
+
+def bench_of(target: Target, prompts: Prompts | None = None, *, bare_as: str | None = None) -> Bench:
+    """The runner, and the machine as it is now."""
+    from narthex.trials.runner import EngineRunner
+
+    loader = target.loader(bare_as=bare_as)
+    return Bench(target, host_of(target), EngineRunner(loader, target.inspection, prompts=prompts))
+
+
+def host_of(target: Target) -> HostFacts:
+    """The machine that computes. Of an Ollama elsewhere nothing is known but its address.
+
+    For any Ollama the cores are left out: its runner counts them itself, within what its container may use,
+    and more threads than that are ruinous.
+    """
+    from narthex.host.collect import collect_host
+
+    host = collect_host()
+    if target.server is None:
+        return host
+    host = msgspec.structs.replace(host, physical_cores=None)
+    if target.server.place != "elsewhere":
+        return host
+    return msgspec.structs.replace(
+        host,
+        hostname=target.server.url,
+        ram_total_bytes=0,
+        ram_available_bytes=0,
+        driver=None,
+        gpus=(),
+        key=f"elsewhere {target.server.url}",
+    )
 
 
 def ask_person() -> Callable[[str], bool] | None:

@@ -23,6 +23,8 @@ COMMANDS: dict[str, str] = {
     "soak": "Go on proving a profile under a nearly full context.",
     "journal": "What was tried, measured and decided.",
     "profile": "The settled answers: list, show, verify, export.",
+    "apply": "A profile as a tuned model in Ollama, proven by loading it.",
+    "unapply": "Take the tuned model out of Ollama again.",
     "report": "One page about one study.",
     "settings": "Every setting, its value, and where it came from.",
     "completion": "Print the script that completes commands in a shell.",

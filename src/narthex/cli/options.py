@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import msgspec
 
 from narthex.errors import UsageError
 from narthex.knobs import BY_NAME
@@ -13,6 +14,7 @@ from narthex.knobs import BY_NAME
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from narthex.cli.target import Target
     from narthex.host.facts import HostFacts
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,3 +88,20 @@ def check_threads(threads: int | None, host: HostFacts) -> None:
             f"{threads} threads are more than the {cores} physical cores of this machine.",
             hint=f"Use {cores} or fewer: more make an engine much slower.",
         )
+
+
+def with_vram(target: Target, vram: str | None) -> Target:
+    """The target with the card that a person named, for an Ollama whose cards can't be seen from here."""
+    if vram is None:
+        return target
+    from narthex.engines._base import EngineDevice
+    from narthex.units import parse_size
+
+    size = parse_size(vram)
+    if target.server is None or any(device.total_bytes for device in target.engine.devices):
+        raise UsageError(
+            "--vram is for an Ollama whose cards can't be seen from here.",
+            hint="Leave it out: the cards of this one are known. «narthex plan --vram» plans for any size.",
+        )
+    card = EngineDevice(name="GPU0", description="as given", total_bytes=size, free_bytes=size)
+    return msgspec.structs.replace(target, engine=msgspec.structs.replace(target.engine, devices=(card,)))

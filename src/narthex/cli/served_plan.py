@@ -28,6 +28,7 @@ class ServedPlan(NamedTuple):
     knobs: KnobValues
     devices: tuple[Device, ...] | None
     gaps: tuple[str, ...]
+    engine_key: str
 
 
 def served_plan(subject: Subject, asked: dict[str, Any], vram: str | None) -> ServedPlan:
@@ -57,7 +58,7 @@ def served_plan(subject: Subject, asked: dict[str, Any], vram: str | None) -> Se
     words += [parameter_gap] if parameter_gap else []
     devices = None if vram is not None else _devices(server, engine, host)
     words += [] if vram is not None else [*engine.gaps, *_tenants(host, devices or ()), *_residents(server)]
-    return ServedPlan(knobs, devices, tuple(dict.fromkeys(words)))
+    return ServedPlan(knobs, devices, tuple(dict.fromkeys(words)), engine.key)
 
 
 def _laid_over(

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from narthex import paths
-from narthex.engines._base import Engine, Loader
-from narthex.errors import EngineError, EngineNotFound, ModelFileError, UsageError
+from narthex.engines._base import Engine, EngineDevice, Loader
+from narthex.errors import EngineError, EngineNotFound, ModelFileError, ProfileError, UsageError
 from narthex.models.catalog import DEMO_NAMES, find_model
 from narthex.models.gguf import inspect_file
 from narthex.models.inspection import Inspection
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from narthex.engines.ollama.records import Server
     from narthex.engines.ollama.store import StoredModel
     from narthex.host.facts import HostFacts
+    from narthex.profiles.profile import Profile
 
 LLAMA, OLLAMA = "llama-server", "ollama"
+UNKNOWN_CARD = EngineDevice(name="GPU0", description="unknown", total_bytes=0, free_bytes=0)
+"""Stands for the card of an Ollama elsewhere: it most likely has one, and nobody tells its size."""
 _PATH_STARTS = ("/", "./", "../", "~")
 
 
@@ -97,6 +100,31 @@ def find_target(
     return Target(engine=ollama_engine(subject.server, host), **parts)
 
 
+def find_profiled(profile: Profile, *, engine_path: str | None = None, ollama: str | None = None) -> Target:
+    """The model and the engine that a profile was made with. Raises NarthexError, also where the model is
+    another one by now."""
+    on_server = profile.engine_kind == OLLAMA
+    target = find_target(
+        profile.model.served_as if on_server else profile.model.path,
+        engine=profile.engine_kind,
+        engine_path=engine_path,
+        engine_args=profile.engine_args,
+        ollama=ollama,
+    )
+    if target.inspection.identity == profile.model.identity:
+        return target
+    where = f"«{profile.model.served_as}» in Ollama" if on_server else f"The file {profile.model.path}"
+    raise ProfileError(
+        f"{where} is another model than this profile was made for.",
+        hint="«narthex tune» makes a profile for the new one.",
+    )
+
+
+def retarget(target: Target, server: Server) -> Target:
+    """The same model on the same server after it was started anew, with other settings."""
+    return msgspec.structs.replace(target, server=server, engine=ollama_engine(server))
+
+
 def find_subject(model: str, *, engine: str | None = None, ollama: str | None = None) -> Subject:
     """The model alone, for commands that load nothing. Raises NarthexError."""
     path = _file(model)
@@ -129,7 +157,10 @@ def ollama_engine(server: Server, host: HostFacts | None = None) -> Engine:
     from narthex.engines.ollama.logs import open_log
     from narthex.host.collect import collect_host
 
-    return engine_of(server, host or collect_host(), open_log(server))
+    engine = engine_of(server, host or collect_host(), open_log(server))
+    if engine.devices or server.place != "elsewhere":
+        return engine
+    return msgspec.structs.replace(engine, devices=(UNKNOWN_CARD,))
 
 
 def _file(model: str) -> Path | None:

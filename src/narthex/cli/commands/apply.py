@@ -77,6 +77,7 @@ class _Done(NamedTuple):
 
 def _prepare(profile: Profile, name: str | None, nearest: bool, ollama: str | None) -> _Job:
     """Everything that can be refused is refused here, before anything is changed."""
+    from narthex.cli.served_plan import own_parameters
     from narthex.cli.target import find_target
     from narthex.engines.ollama.api import Api
     from narthex.profiles.express import express
@@ -101,7 +102,7 @@ def _prepare(profile: Profile, name: str | None, nearest: bool, ollama: str | No
     tuning = Tuning(
         name=name or tuned_name(source),
         source=source,
-        parameters=parameters_for(found.knobs, target.server.version, target.parameters),
+        parameters=parameters_for(found.knobs, target.server.version, own_parameters(target)[0]),
     )
     with translated(api, tuning.name):
         must_be_free(tuning, profile, api.tags())

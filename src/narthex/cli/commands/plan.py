@@ -53,6 +53,7 @@ def command(model: str, as_json: bool, **given: Any) -> None:
     inspection = subject.inspection
     asked = _asked(inspection, given)
     kv_types: dict[str, Any] = {}
+    engine_key = None
     if subject.server is None:
         knobs = _knobs(inspection, asked)
         devices, gaps = _devices(vram)
@@ -60,13 +61,13 @@ def command(model: str, as_json: bool, **given: Any) -> None:
         from narthex.cli.served_plan import served_plan
 
         served = served_plan(subject, asked, vram)
-        knobs, gaps = served.knobs, served.gaps
+        knobs, gaps, engine_key = served.knobs, served.gaps, served.engine_key
         devices, more = _devices(vram) if served.devices is None else (served.devices, ())
         gaps, kv_types = (*gaps, *more), {"kv_types": (knobs.kv_type,)}
     calibration, growth, tenants = None, 0, 0
     if not vram:
         try:
-            calibration, growth, tenants = _learned(inspection, held_by_others(devices))
+            calibration, growth, tenants = _learned(inspection, held_by_others(devices), engine_key)
         except JournalError as error:  # a plan needs no journal
             gaps = (*gaps, f"What earlier loads taught is not known: {error.message}")
     options: dict[str, Any] = {
@@ -137,9 +138,11 @@ def _devices(vram: str | None) -> tuple[tuple[Device, ...], tuple[str, ...]]:
     return (*gpus, Device(name="host", kind="host", free_bytes=free, total_bytes=total)), (*gaps, *tenants)
 
 
-def _learned(inspection: Inspection, held: int | None) -> tuple[Calibration | None, int, int]:
+def _learned(
+    inspection: Inspection, held: int | None, engine_key: str | None
+) -> tuple[Calibration | None, int, int]:
     """What earlier loads of this model taught, the most that its soaks saw VRAM growing, and how much more
-    than now other tenants held of the card."""
+    than now other tenants held of the card. Loads of this very engine come first, where it is known."""
     from narthex.paths import journal_path
 
     if not journal_path().exists():
@@ -148,7 +151,8 @@ def _learned(inspection: Inspection, held: int | None) -> tuple[Calibration | No
     from narthex.memory.calibrate import calibrate
 
     with Journal.open() as journal:
-        learned = calibrate(journal.predictions(model_identity=inspection.identity))
+        rows = journal.predictions(model_identity=inspection.identity, engine_key=engine_key)
+        learned = calibrate(rows or journal.predictions(model_identity=inspection.identity))
         growth = journal.seen_growth(inspection.identity)
         tenants = 0 if held is None else journal.seen_tenants(inspection.identity, held)
     return (learned if learned.corrections else None), growth, tenants

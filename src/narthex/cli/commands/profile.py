@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from narthex.cli.options import json_option
-from narthex.errors import ExitCode, ModelFileError, ProfileError
+from narthex.cli.options import json_option, ollama_option
+from narthex.errors import ExitCode, ModelFileError
 from narthex.journal.journal import Journal
 from narthex.outcomes import Outcome
 from narthex.profiles.drift import changes, engine_for
@@ -95,13 +95,14 @@ def export_(name: str, form: str, nearest: bool, server_wide: bool) -> None:
 @command.command()
 @click.argument("name")
 @click.option("--engine-path", "engine_path", metavar="FILE", help="The llama-server to use.")
+@ollama_option
 @json_option
-def verify(name: str, engine_path: str | None, as_json: bool) -> int:
+def verify(name: str, engine_path: str | None, ollama: str | None, as_json: bool) -> int:
     """Prove a profile again, in one load. Exit code 0: it holds; 1: it does not."""
     with _open() as journal:
         profile = load_profile(journal, name)
         journal.must_be_writable()
-        verification = _verify(journal, profile, engine_path)
+        verification = _verify(journal, profile, engine_path, ollama)
     if as_json:
         _print_json({"profile": profile.name, **msgspec.to_builtins(verification)})
     else:
@@ -152,38 +153,26 @@ def _unlisted(profile: Profile) -> str | None:
     return engine.path if engine else None
 
 
-def _verify(journal: Journal, profile: Profile, engine_path: str | None) -> Verification:
-    from narthex import paths
-    from narthex.engines.llama_loader import LlamaLoader
-    from narthex.engines.llama_server import find_engine
-    from narthex.host.collect import collect_host
-    from narthex.models.gguf import inspect_file
+def _verify(journal: Journal, profile: Profile, engine_path: str | None, ollama: str | None) -> Verification:
+    from narthex.cli.bench import bench
+    from narthex.cli.target import find_profiled
     from narthex.profiles.verify import after_verify, judge, trial_for
-    from narthex.trials.runner import EngineRunner
     from narthex.trials.trial import TrialRecord
     from narthex.views.progress import Progress
 
-    inspection = inspect_file(profile.model.path)
-    if inspection.identity != profile.model.identity:
-        raise ProfileError(
-            f"The file {profile.model.path} is another model than this profile was made for.",
-            hint="«narthex tune» makes a profile for the new one.",
-        )
-    host = collect_host()
-    engine = find_engine(engine_path, profile.engine_args)
-    loader = LlamaLoader(engine, profile.model.path, log_dir=paths.state_dir() / "engine")
-    runner = EngineRunner(loader, inspection)
-    started = time.time()
-    trial = trial_for(profile, engine, host)
-    with Progress(f"{profile.name}: one trial of {profile.knobs.describe()}", 1) as progress:
-        observation = runner.run(trial, progress.watch)
+    target = find_profiled(profile, engine_path=engine_path, ollama=ollama)
+    title = f"{profile.name}: one trial of {profile.knobs.describe()}"
+    with Progress(title, 1) as progress, bench(target, say=progress.note) as ready:
+        started = time.time()
+        trial = trial_for(profile, target.engine, ready.host)
+        observation = ready.runner.run(trial, progress.watch)
     record = TrialRecord(
         trial=trial, observation=observation, started_at=started, seconds=time.time() - started
     )
     journal.append_trial(None, record)
     verification = judge(profile, observation)
     if observation.outcome is not Outcome.INTERRUPTED:  # says nothing about the profile
-        save_profile(journal, after_verify(profile, verification, engine, host, at=started))
+        save_profile(journal, after_verify(profile, verification, target.engine, ready.host, at=started))
     return verification
 
 
@@ -196,8 +185,23 @@ class _World:
         self._models: dict[str, Inspection | None] = {}
 
     def changes(self, profile: Profile) -> tuple[str, ...]:
+        """What is not as it was when the profile was made."""
+        if profile.engine_kind == "ollama":
+            return self._served(profile)
         engine = engine_for(profile, self.engines(profile.engine_args))
         return changes(profile, engine, self._machine(), self._model(profile.model.path))
+
+    def _served(self, profile: Profile) -> tuple[str, ...]:
+        """The same for a model in Ollama, which is asked."""
+        from narthex.cli.bench import host_of
+        from narthex.cli.target import find_profiled
+        from narthex.errors import NarthexError
+
+        try:
+            target = find_profiled(profile)
+        except NarthexError as error:
+            return (error.message.rstrip("."),)
+        return changes(profile, target.engine, host_of(target), target.inspection)
 
     def _machine(self) -> HostFacts:
         from narthex.host.collect import collect_host

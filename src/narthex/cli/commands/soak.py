@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from narthex import paths, settings
-from narthex.cli.options import json_option, plain_option
-from narthex.errors import ExitCode, ProfileError, UsageError
+from narthex import settings
+from narthex.cli.options import json_option, ollama_option, plain_option
+from narthex.errors import ExitCode, UsageError
 from narthex.outcomes import Outcome
 from narthex.units import format_duration, parse_duration
 
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("profile")
 @click.option("--for", "for_", metavar="T", help="How long, as 30m; the default is the setting «soak».")
+@click.option("--beside", metavar="NAME", help="Soak while a tenant of the card works, as comfyui.")
+@ollama_option
 @click.option("--engine-path", metavar="PATH", help="The llama-server to use.")
 @plain_option
 @json_option
-def command(
-    profile: str, for_: str | None, engine_path: str | None, plain: bool | None, as_json: bool
-) -> int:
+def command(profile: str, for_: str | None, as_json: bool, **given: Any) -> int:
     """Soak a profile's setting; the time adds to what it has survived before.
 
     PROFILE is its name, the beginning of it, or its model. Exit code 0: it survived; 1: it did not, and is
@@ -42,7 +41,7 @@ def command(
     with Journal.open() as journal:
         journal.must_be_writable()
         stored = load_profile(journal, profile)
-        report = _soak(stored, seconds, engine_path, plain)
+        report = _soak(stored, seconds, given)
         stored = add_soak(journal, stored, report)
     if as_json:
         data = {"profile": stored.name, "soak_s": stored.soak_s, "proven": stored.proven, "report": report}
@@ -52,34 +51,26 @@ def command(
     return int(ExitCode.OK if report.outcome is Outcome.DONE else ExitCode.FAILURE)
 
 
-def _soak(profile: Profile, seconds: float, engine_path: str | None, plain: bool | None) -> SoakReport:
-    from narthex.engines.llama_loader import LlamaLoader
-    from narthex.engines.llama_server import find_engine
-    from narthex.host.collect import collect_host
-    from narthex.models.gguf import inspect_file
+def _soak(profile: Profile, seconds: float, given: dict[str, Any]) -> SoakReport:
+    from narthex.cli.bench import bench
+    from narthex.cli.target import find_profiled
+    from narthex.policy import load_policy
     from narthex.profiles.drift import changes
     from narthex.profiles.verify import trial_for
-    from narthex.trials.runner import EngineRunner
+    from narthex.tenants.find import find_tenant
     from narthex.trials.soak import soak
     from narthex.views.progress import Progress
 
-    path = Path(profile.model.path)
-    inspection = inspect_file(path)
-    if inspection.identity != profile.model.identity:
-        raise ProfileError(
-            f"The file {path} is another model than this profile was made for.",
-            hint="«narthex tune» makes a profile for the new one.",
-        )
-    engine, host = find_engine(engine_path, profile.engine_args), collect_host()
-    loader = LlamaLoader(engine, path, log_dir=paths.state_dir() / "engine")
-    runner = EngineRunner(loader, inspection)
-    trial = msgspec.structs.replace(trial_for(profile, engine, host), purpose="soak")
+    tenant = find_tenant(given["beside"], load_policy()) if given["beside"] else None
+    target = find_profiled(profile, engine_path=given["engine_path"], ollama=given["ollama"])
     title = f"{profile.name}: soak for {format_duration(seconds)}"
-    with Progress(title, plain=plain) as progress:
-        for change in changes(profile, engine, host, inspection):
+    with Progress(title, plain=given["plain"]) as progress, bench(target, say=progress.note) as ready:
+        trial = trial_for(profile, target.engine, ready.host)
+        trial = msgspec.structs.replace(trial, purpose="soak")
+        for change in changes(profile, target.engine, ready.host, target.inspection):
             progress.note(f"changed since this profile was made: {change}")
         progress.eta(seconds)
-        return soak(runner, trial, seconds=seconds, watch=progress.watch)
+        return soak(ready.runner, trial, seconds=seconds, watch=progress.watch, beside=tenant)
 
 
 def _words(profile: Profile, report: SoakReport) -> str:

@@ -10,24 +10,31 @@ import click
 import msgspec
 
 from narthex import paths, settings
-from narthex.cli.options import check_threads, json_option, model_argument, plain_option
+from narthex.cli.options import (
+    check_threads,
+    engine_option,
+    json_option,
+    model_argument,
+    ollama_option,
+    plain_option,
+)
 from narthex.errors import ExitCode, UsageError
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 from narthex.trials.manual import difference_words, fitted, read_settings, turned
-from narthex.trials.trial import Trial, TrialRecord, Turn, model_ref
+from narthex.trials.trial import Trial, TrialRecord, Turn
 from narthex.trials.verdict import TIE
 from narthex.units import format_rate, format_size
 from narthex.views.text import format_duration_fine, wrap
 
 if TYPE_CHECKING:
-    from narthex.engines._base import Engine
-    from narthex.host.facts import HostFacts
+    from narthex.cli.bench import Bench
+    from narthex.cli.target import Target
     from narthex.journal.journal import Journal
     from narthex.memory.plan import MemoryPlan
-    from narthex.models.inspection import Inspection
     from narthex.profiles.profile import Profile
     from narthex.trials.workload import Prompts
+    from narthex.views.progress import Progress
 
 
 @click.command()
@@ -41,6 +48,8 @@ if TYPE_CHECKING:
 @click.option("--prompt-tokens", type=click.IntRange(min=1), metavar="N", help="A turn's prompt.")
 @click.option("--generate", type=click.IntRange(min=2), metavar="N", help="A turn's answer.")
 @click.option("--repeats", type=click.IntRange(min=1), metavar="N", help="Timed turns.  [default: 3]")
+@engine_option
+@ollama_option
 @click.option("--engine-path", metavar="PATH", help="The llama-server to use.")
 @click.option("--engine-arg", "engine_args", multiple=True, metavar="ARG", help="Given to its start.")
 @plain_option
@@ -53,39 +62,38 @@ def command(
     It starts from the last trial of this model (or --from PROFILE, or the house defaults) and turns one
     knob. Exit code 0: it was measured; 1: it failed, and the line that proves it is shown.
     """
-    from narthex.engines.llama_server import find_engine
-    from narthex.host.collect import collect_host
+    from narthex.cli.bench import bench
     from narthex.journal.journal import Journal
-    from narthex.models.catalog import find_model
-    from narthex.models.gguf import inspect_file
+    from narthex.views.progress import Progress
 
-    path = find_model(model)
-    inspection = inspect_file(path)
-    changes = read_settings(words, layers=inspection.layers)
     with Journal.open() as journal:
         journal.must_be_writable()
-        start = _start(journal, inspection, start_from)
-        engine = find_engine(given["engine_path"], given["engine_args"] or start.engine_args)
-        host = collect_host()
-        base = start.knobs or _house(inspection, engine, host)
-        knobs = turned(base, changes, many=many)
-        check_threads(knobs.threads, host)
+        profile = _profile(journal, start_from) if start_from is not None else None
+        target = _target(model, profile, given)
+        start = _start(journal, target, profile)
+        base, knobs = _knobs(target, start, read_settings(words, layers=target.inspection.layers), many)
         prompts = _prompts(given["workload"], given["prompts"], start.workload)
-        trial = Trial(
-            model=model_ref(inspection),
-            engine_key=engine.key,
-            host_key=host.key,
-            knobs=knobs,
-            turn=_turn(given, start, prompts, knobs),
-            workload=prompts.label,
-            repeats=given["repeats"] or settings.get("repeats"),
-            purpose="manual",
-        )
-        bench = _Bench(inspection=inspection, engine=engine, host=host, prompts=prompts)
-        plan, record = _measure(journal, bench, trial, given["plain"])
+        turn = _turn(given, start, prompts, knobs)
+        title = f"{target.inspection.name}: one trial of {knobs.describe()}"
+        with (
+            Progress(title, 1, plain=given["plain"]) as progress,
+            bench(target, say=progress.note, prompts=prompts) as ready,
+        ):
+            check_threads(knobs.threads, ready.host)
+            trial = Trial(
+                model=target.model,
+                engine_key=target.engine.key,
+                host_key=ready.host.key,
+                knobs=knobs,
+                turn=turn,
+                workload=prompts.label,
+                repeats=given["repeats"] or settings.get("repeats"),
+                purpose="manual",
+            )
+            plan, record = _measure(journal, ready, trial, progress)
         found = _Result(base=base, start=start, plan=plan, record=record)
         try:
-            _keep(journal, bench, record)
+            _keep(journal, ready, record)
         finally:  # what was measured is shown, also where the disk is full by now
             click.echo(_as_json(found) if as_json else _as_text(found))
     return int(ExitCode.OK if record.observation.outcome is Outcome.DONE else ExitCode.FAILURE)
@@ -98,17 +106,7 @@ class _Start(msgspec.Struct, frozen=True, kw_only=True):
     knobs: KnobValues | None = None
     turn: Turn | None = None
     workload: str | None = None
-    engine_args: tuple[str, ...] = ()
     record: TrialRecord | None = None  # the last trial of the model
-
-
-class _Bench(msgspec.Struct, frozen=True, kw_only=True):
-    """What a trial is run with."""
-
-    inspection: Inspection
-    engine: Engine
-    host: HostFacts
-    prompts: Prompts
 
 
 class _Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,16 +118,35 @@ class _Result(msgspec.Struct, frozen=True, kw_only=True):
     record: TrialRecord
 
 
-def _start(journal: Journal, inspection: Inspection, profile_name: str | None) -> _Start:
-    last = journal.last_trial(inspection.identity)
-    if profile_name is not None:
-        profile = _profile(journal, profile_name, inspection)
+def _target(model: str, profile: Profile | None, given: dict[str, Any]) -> Target:
+    """The model and its engine; a profile's own engine arguments where none are given. Raises UsageError."""
+    from narthex.cli.target import find_target
+
+    target = find_target(
+        model,
+        engine=given["engine"],
+        engine_path=given["engine_path"],
+        engine_args=given["engine_args"] or (profile.engine_args if profile else ()),
+        ollama=given["ollama"],
+    )
+    if profile is not None and profile.model.identity != target.inspection.identity:
+        raise UsageError(
+            f"The profile «{profile.name}» is for another model: {profile.model.name}.",
+            hint="Name a profile of this model; «narthex profile list» shows them.",
+        )
+    return target
+
+
+def _start(journal: Journal, target: Target, profile: Profile | None) -> _Start:
+    last = journal.last_trial(target.inspection.identity)
+    if last is not None and last.trial.engine_key.partition(" ")[0] != target.engine.kind:
+        last = None  # another engine's setting is no start for this one, and its speed no comparison
+    if profile is not None:
         return _Start(
             words=f"profile {profile.name}",
             knobs=profile.knobs,
             turn=profile.turn,
             workload=profile.workload,
-            engine_args=profile.engine_args,
             record=last,
         )
     if last is None:
@@ -140,27 +157,35 @@ def _start(journal: Journal, inspection: Inspection, profile_name: str | None) -
     )
 
 
-def _profile(journal: Journal, name: str, inspection: Inspection) -> Profile:
+def _profile(journal: Journal, name: str) -> Profile:
     from narthex.profiles.store import load_profile
 
-    profile = load_profile(journal, name)
-    if profile.model.identity != inspection.identity:
-        raise UsageError(
-            f"The profile «{profile.name}» is for another model: {profile.model.name}.",
-            hint="Name a profile of this model; «narthex profile list» shows them.",
-        )
-    return profile
+    return load_profile(journal, name)
 
 
-def _house(inspection: Inspection, engine: Engine, host: HostFacts) -> KnobValues:
-    layers = min(settings.get("house_gpu_layers"), inspection.layers + 1) if engine.devices else 0
-    batch = settings.get("house_batch")
-    return KnobValues(
-        num_ctx=settings.get("house_ctx"),
-        gpu_layers=layers,
-        batch=batch,
-        ubatch=batch,
-        threads=host.physical_cores,
+def _knobs(
+    target: Target, start: _Start, changes: dict[str, Any], many: bool
+) -> tuple[KnobValues, KnobValues]:
+    """Where the trial starts from, and its setting; both as this engine can have them."""
+    from narthex.studies.limits import within
+
+    limits = target.engine.limits
+    base = within(start.knobs or _house(target), limits)
+    if limits.one_batch and "ubatch" in changes:  # they are one knob here, by either name
+        changes = {"batch": changes["ubatch"], **{k: v for k, v in changes.items() if k != "ubatch"}}
+    knobs = turned(base, changes, many=many)
+    return base, knobs.with_(ubatch=knobs.batch) if limits.one_batch else knobs
+
+
+def _house(target: Target) -> KnobValues:
+    from narthex.cli.bench import host_of
+    from narthex.house import house_knobs
+
+    return house_knobs(
+        target.model.served_as or target.model.name,
+        layers=target.inspection.layers,
+        has_gpu=bool(target.engine.devices),
+        threads=host_of(target).physical_cores,
     )
 
 
@@ -191,43 +216,37 @@ def _turn(given: dict[str, Any], start: _Start, prompts: Prompts, knobs: KnobVal
 
 
 def _measure(
-    journal: Journal, bench: _Bench, trial: Trial, plain: bool | None
+    journal: Journal, bench: Bench, trial: Trial, progress: Progress
 ) -> tuple[MemoryPlan, TrialRecord]:
     """What the plan says, and what it is."""
-    from narthex.engines.llama_loader import LlamaLoader
     from narthex.memory.calibrate import calibrate
     from narthex.memory.plan import plan_memory
     from narthex.studies.live import devices_of
-    from narthex.trials.runner import EngineRunner
-    from narthex.views.progress import Progress
     from narthex.views.text import observation_words
 
-    inspection, engine = bench.inspection, bench.engine
+    inspection, engine = bench.target.inspection, bench.target.engine
     learned = calibrate(journal.predictions(inspection.identity, engine.key))
     devices = devices_of(engine, bench.host, learned)
     plan = plan_memory(inspection, trial.knobs, devices, calibration=learned if learned.corrections else None)
-    loader = LlamaLoader(engine, trial.model.path, log_dir=paths.state_dir() / "engine")
-    runner = EngineRunner(loader, inspection, prompts=bench.prompts)
-    with Progress(f"{inspection.name}: one trial of {trial.knobs.describe()}", 1, plain=plain) as progress:
-        progress.trial(1, trial.knobs.describe(), f"planned: {_plan_words(plan)}")
-        began, clock = time.time(), time.monotonic()
-        observation = runner.run(trial, progress.watch)
-        record = TrialRecord(
-            trial=trial, observation=observation, started_at=began, seconds=time.monotonic() - clock
-        )
-        progress.done(observation_words(observation))
+    progress.trial(1, trial.knobs.describe(), f"planned: {_plan_words(plan)}")
+    began, clock = time.time(), time.monotonic()
+    observation = bench.runner.run(trial, progress.watch)
+    record = TrialRecord(
+        trial=trial, observation=observation, started_at=began, seconds=time.monotonic() - clock
+    )
+    progress.done(observation_words(observation))
     return plan, record
 
 
-def _keep(journal: Journal, bench: _Bench, record: TrialRecord) -> None:
+def _keep(journal: Journal, bench: Bench, record: TrialRecord) -> None:
     """Write it down, with prediction and reality side by side."""
     from narthex.memory.calibrate import Calibration
     from narthex.studies.live import devices_of
     from narthex.trials.ledger import predictions
 
     journal.append_trial(None, record)
-    devices = devices_of(bench.engine, bench.host, Calibration(engine_key=None))
-    for row in predictions(bench.inspection, devices, record.trial, record.observation):
+    devices = devices_of(bench.target.engine, bench.host, Calibration(engine_key=None))
+    for row in predictions(bench.target.inspection, devices, record.trial, record.observation):
         journal.append_prediction(None, row)
 
 

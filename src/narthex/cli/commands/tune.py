@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from narthex.cli.options import check_threads, json_option, offer_files, plain_option
+from narthex.cli.options import (
+    check_threads,
+    engine_option,
+    json_option,
+    offer_files,
+    ollama_option,
+    plain_option,
+    with_vram,
+)
 from narthex.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from narthex.engines._base import Engine
-    from narthex.host.facts import HostFacts
-    from narthex.journal.journal import Journal
+    from narthex.cli.bench import Bench
+    from narthex.cli.target import Target
+    from narthex.cli.tuning import Tuning
     from narthex.knobs import KnobValues
     from narthex.studies.records import Question, StudyResult
+    from narthex.tenants._base import Tenant
     from narthex.trials.workload import Prompts
     from narthex.views.progress import Progress
 
@@ -53,6 +62,20 @@ _DEMO_SOAK_S = 20.0
     "--generate", type=click.IntRange(min=1), metavar="N", help="A turn's answer.  [256; by the workload]"
 )
 @click.option("--strategy", default="guided", show_default=True, help="guided, grid, random or tpe.")
+@click.option(
+    "--grow",
+    type=click.Choice(("ctx", "none")),
+    help="ctx: after its proof the context rises, each step soaked.  [by narthex.toml]",
+)
+@click.option(
+    "--beside", metavar="NAME", help="Leave room for a tenant, as comfyui, and soak while it works."
+)
+@engine_option
+@ollama_option
+@click.option("--vram", metavar="SIZE", help="The card of an Ollama that is not on this machine, as in 20GB.")
+@click.option(
+    "--restart-container", is_flag=True, help="Ollama's container or unit may be started anew, if that helps."
+)
 @click.option("--engine-path", metavar="PATH", help="The llama-server to use.")
 @click.option("--engine-arg", "engine_args", multiple=True, metavar="ARG", help="Given to its every start.")
 @click.option("--set", "pins", multiple=True, metavar="KNOB=VALUE", help="Fix a knob.")
@@ -67,10 +90,12 @@ _DEMO_SOAK_S = 20.0
 @plain_option
 @json_option
 def command(**given: Any) -> int:
-    """Find, prove and keep the best setting for MODEL.
+    """Find, prove and keep the best setting for MODEL: a file, «demo», or a name in Ollama.
 
     It measures what you have now, the house defaults and the engine's own placement, searches, confirms
     the winner against the best of them, and soaks it. Started again after an interruption, it continues.
+
+    In Ollama, what is loaded is unloaded first and put back at the end.
 
     «narthex tune --replay FILE…» runs the same study on recorded measurements; nothing is stored.
     """
@@ -92,9 +117,10 @@ def _files(words: Sequence[str], replays: Sequence[str]) -> tuple[list[str], lis
     return [word for word in words if word not in more], [*replays, *more]
 
 
-def _question(given: dict[str, Any], workload: str, layers: int | None = None) -> Question:
-    """The question as asked, the turn fitted into the context."""
+def _question(given: dict[str, Any], workload: str, layers: int | None = None, name: str = "") -> Question:
+    """The question as asked, the turn fitted into the context. ``name``: the model's, for the policy."""
     from narthex import settings
+    from narthex.house import backoff_order, growth
     from narthex.studies.records import Goal, Question
     from narthex.trials.manual import read_settings
     from narthex.units import parse_duration, parse_size
@@ -107,7 +133,7 @@ def _question(given: dict[str, Any], workload: str, layers: int | None = None) -
         min_decode_tps=_speed(given["min_tps"]),
         parallel=pins.get("parallel", given["parallel"]),
         allow_kv=tuple(dict.fromkeys((*settings.get("allow_kv"), *given["allow_kv"]))),
-        backoff_order=settings.get("backoff"),
+        backoff_order=backoff_order(name),
         reserve_bytes=parse_size(given["reserve"]) if given["reserve"] else settings.get("reserve"),
         turn=_turn(given),
         workload=workload,
@@ -120,6 +146,8 @@ def _question(given: dict[str, Any], workload: str, layers: int | None = None) -
         demo=demo,
         pins=pins,
         current=_current(given, layers),
+        grow={"ctx": "ctx", "none": "", None: growth(name)}[given["grow"]],
+        beside=given["beside"] or "",
     )
 
 
@@ -212,51 +240,86 @@ def _show(results: Sequence[StudyResult], given: dict[str, Any]) -> int:
 
 def _live(model: str, given: dict[str, Any]) -> int:
     """The study on a real engine."""
-    from narthex import paths, settings
-    from narthex.engines.llama_loader import LlamaLoader
-    from narthex.engines.llama_server import find_engine
-    from narthex.host.collect import collect_host
+    from narthex.cli.bench import bench
+    from narthex.cli.target import find_target
+    from narthex.cli.tuning import Tuning, study
     from narthex.journal.journal import Journal
-    from narthex.models.catalog import find_model
-    from narthex.models.gguf import inspect_file
-    from narthex.studies.baselines import House
-    from narthex.studies.live import live_study, tenants_words
-    from narthex.trials.runner import EngineRunner
 
-    path = find_model(model)
-    inspection = inspect_file(path)
+    target = find_target(
+        model,
+        engine=given["engine"],
+        engine_path=given["engine_path"],
+        engine_args=given["engine_args"],
+        ollama=given["ollama"],
+    )
+    target = with_vram(target, given["vram"])
     prompts = _prompts(given)
-    question = _question(given, prompts.label, inspection.layers)
-    engine = find_engine(given["engine_path"], tuple(given["engine_args"]))
-    host = collect_host()
-    for threads in (question.pins.get("threads"), question.current.threads if question.current else None):
-        check_threads(threads, host)
-    loader = LlamaLoader(engine, path, log_dir=paths.state_dir() / "engine")
-    runner = EngineRunner(loader, inspection, prompts=prompts)
-    title = _title(inspection.name, question, engine.build)
-    with Journal.open() as journal, _progress(title, given) as screen:
-        for words in tenants_words(host):
-            screen.note(f"{words}: that is not counted as free.")
-        result = live_study(
-            inspection,
-            question,
-            runner,
-            journal,
-            engine=engine,
-            host=host,
-            house=House(gpu_layers=settings.get("house_gpu_layers"), batch=settings.get("house_batch")),
-            current=_newest_profile(journal, inspection.identity, question),
-            keep=lambda found: _keep(journal, found, engine, host),
-            screen=screen,
-            argv=sys.argv[1:],
-            fresh=given["fresh"],
-        )
-    return _show([result], given)
+    name = target.model.served_as or target.model.name
+    question = _question(given, prompts.label, target.inspection.layers, name)
+    tenant = _tenant(given["beside"])
+    with Journal.open() as journal, _progress(_title(target, question), given) as screen:
+        for note in _notes(target, name):
+            screen.note(note)
+        restart = given["restart_container"]
+        with bench(target, say=screen.note, prompts=prompts, restart=restart) as ready:
+            for threads in _threads(question):
+                check_threads(threads, ready.host)
+            tuning = Tuning(journal, question, screen, tenant, given["fresh"])
+            results = [study(tuning, ready)]
+            if restart and ready.target.server is not None:
+                results += _under_server_settings(tuning, ready, results[0], prompts)
+    return _show(results, given)
 
 
-def _title(name: str, question: Question, build: str) -> str:
+def _under_server_settings(
+    tuning: Tuning, ready: Bench, result: StudyResult, prompts: Prompts
+) -> list[StudyResult]:
+    """The same question with the best server-wide setting, where the server may be started anew."""
+    from narthex.cli.bench import bench_of
+    from narthex.cli.target import retarget
+    from narthex.cli.tuning import with_server_settings
+    from narthex.engines.ollama.hand import find_hand
+
+    server = ready.target.server
+    assert server is not None
+    hand, why_not = find_hand(server)
+    if hand is None:
+        tuning.screen.note(f"server-wide settings are only proposed: {why_not}")
+        return []
+    found = with_server_settings(
+        tuning, ready, result, hand, lambda new: bench_of(retarget(ready.target, new), prompts)
+    )
+    return [found] if found is not None else []
+
+
+def _notes(target: Target, name: str) -> Iterator[str]:
+    """What a person should know before it begins: the house's words on this model, and the server's gaps."""
+    from narthex.house import model_notes
+
+    yield from model_notes(name)
+    if target.server is not None:
+        yield from target.engine.gaps
+
+
+def _tenant(name: str | None) -> Tenant | None:
+    if name is None:
+        return None
+    from narthex.policy import load_policy
+    from narthex.tenants.find import find_tenant
+
+    return find_tenant(name, load_policy())
+
+
+def _threads(question: Question) -> tuple[int | None, ...]:
+    return question.pins.get("threads"), question.current.threads if question.current else None
+
+
+def _title(target: Target, question: Question) -> str:
     demo = " (a demo: short workload, short soak)" if question.demo else ""
-    return f"Tuning {name}, goal {question.goal.value}, on llama-server {build}{demo}"
+    engine = target.engine
+    return (
+        f"Tuning {target.inspection.name}, goal {question.goal.value}, on {engine.kind} {engine.build}{demo}"
+    )
 
 
 def _prompts(given: dict[str, Any]) -> Prompts:
@@ -265,24 +328,3 @@ def _prompts(given: dict[str, Any]) -> Prompts:
     if given["prompts"] is not None:
         return Prompts(own=read_prompts(given["prompts"]))
     return Prompts(given["workload"] or "chat")
-
-
-def _newest_profile(journal: Journal, identity: str, question: Question) -> KnobValues | None:
-    """What the user has now: the newest profile of this model that can hold the turn. A demo's counts in a
-    demo only."""
-    from narthex.profiles.store import list_profiles
-
-    need = question.turn.depth + question.turn.prompt_tokens + question.turn.generate
-    for profile in list_profiles(journal):
-        real = question.demo or not profile.demo
-        if profile.model.identity == identity and real and profile.knobs.num_ctx >= need:
-            return profile.knobs
-    return None
-
-
-def _keep(journal: Journal, result: StudyResult, engine: Engine, host: HostFacts) -> str:
-    """Store the answer as a profile; returns its name."""
-    from narthex.profiles.choose import profile_from
-    from narthex.profiles.store import save_profile
-
-    return save_profile(journal, profile_from(result, engine=engine, host=host)).name
