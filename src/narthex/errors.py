@@ -9,7 +9,8 @@
     │   └── EngineNotFound       4
     ├── JournalError             5   the journal can't be read or written
     ├── ProfileError             6   no such profile, or it can't be expressed in the format asked for
-    └── NothingWorked            7   a study ended without one successful trial
+    ├── NothingWorked            7   a study ended without one successful trial
+    └── TenantError              1   another program on the card can't be measured or given work
 
 What a trial runs into is never raised: it is data (:class:`narthex.outcomes.Outcome`).
 Every error carries a hint: the way out, in one sentence.
@@ -84,3 +85,7 @@ class NothingWorked(NarthexError):
     """A study ended without one successful trial, so nothing is recommended."""
 
     exit_code = ExitCode.NOTHING_WORKED
+
+
+class TenantError(NarthexError):
+    """Another program on the card can't be measured or given work."""

@@ -1,0 +1,114 @@
+"""``Jobs``: a tenant's jobs, one after the other, in a thread of their own, until the context is left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from narthex.errors import TenantError
+from narthex.tenants._base import Job, JobEnd, JobsReport
+
+POLL_S = 0.25
+ATTEMPTS = 3  # failures in a row after which no more jobs are begun
+_WORDS = 10  # different ones that are kept
+
+
+class Jobs:
+    """Entered once the first job really runs. ``begin`` starts one and may raise TenantError.
+
+    Leaving it lets the running job leave (:meth:`Job.leave`) and begins no other.
+    """
+
+    def __init__(self, name: str, begin: Callable[[], Job]) -> None:
+        self._name = name
+        self._begin = begin
+        self._stop = threading.Event()
+        self._settled = threading.Event()  # the first job runs, or there will be none
+        self._lock = threading.Lock()
+        self._done = self._failed = self._in_a_row = 0
+        self._words: list[str] = []
+        self._ended = ""
+        self._error: TenantError | None = None
+        self._thread = threading.Thread(target=self._run, name=f"jobs of {name}", daemon=True)
+
+    def __enter__(self) -> Jobs:
+        self._thread.start()
+        try:
+            while not self._settled.wait(POLL_S):
+                pass
+        except BaseException:  # Ctrl-C while it waits in the tenant's queue
+            self.__exit__()
+            raise
+        if self._ended and not self._done:
+            self.__exit__()
+            raise self._error or TenantError(
+                f"The job of «{self._name}» fails: {self._ended}.",
+                hint="Make it work by itself first, then run the same command again.",
+            )
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def report(self) -> JobsReport:
+        """So far."""
+        with self._lock:
+            return JobsReport(
+                done=self._done, failed=self._failed, words=tuple(self._words), ended=self._ended
+            )
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set() and not self._ended:
+                self._one()
+        except Exception as error:  # whatever it is, the soak must hear that no job runs
+            self._end(f"{type(error).__name__}: {error}")
+        finally:
+            self._settled.set()
+
+    def _one(self) -> None:
+        try:
+            job = self._begin()
+        except TenantError as error:
+            self._error = self._error or error
+            self._count(JobEnd(words=error.message, lasting=True))
+            return
+        try:
+            end = self._watch(job)
+        finally:
+            job.leave()
+        if end is not None:
+            self._count(end)
+
+    def _watch(self, job: Job) -> JobEnd | None:
+        """Until it ends; None where it was left."""
+        while True:
+            end = job.poll()
+            if end is not None:
+                return end
+            if job.begun():
+                self._settled.set()
+            if self._stop.wait(POLL_S):
+                return None
+
+    def _count(self, end: JobEnd) -> None:
+        with self._lock:
+            if not end.words:
+                self._done += 1
+                self._in_a_row = 0
+            else:
+                self._failed += 1
+                self._in_a_row += 1
+                if end.words not in self._words[:_WORDS]:
+                    self._words.append(end.words)
+        if not end.words:
+            self._settled.set()
+        elif end.lasting or self._in_a_row >= ATTEMPTS:
+            self._end(end.words)
+        else:
+            self._stop.wait(POLL_S)
+
+    def _end(self, words: str) -> None:
+        with self._lock:
+            self._ended = words
