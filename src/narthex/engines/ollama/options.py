@@ -7,10 +7,11 @@ type, flash attention, slots, experts on the CPU) belongs to the whole server: s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from narthex.engines._base import Limits
+from narthex.engines.ollama.command import RunnerCommand
 from narthex.engines.ollama.eras import automatic_batch
 from narthex.errors import UsageError
 from narthex.knobs import BY_NAME, KnobValues
@@ -39,6 +40,23 @@ def options_for(knobs: KnobValues, version: str, *, parallel: int = 1) -> dict[s
     return options
 
 
+def against_parameters(
+    options: dict[str, Any], parameters: Mapping[str, Any], knobs: KnobValues
+) -> dict[str, Any]:
+    """The options of a load for a model that has PARAMETERs of its own: what is left out of a request would
+    be taken from those, so automatic values are then sent in words that Ollama takes for automatic."""
+    automatic = {"num_gpu": -1, "num_batch": knobs.batch, "num_thread": 0}
+    return options | {
+        name: value for name, value in automatic.items() if name in parameters and name not in options
+    }
+
+
+def parameters_of(text: str) -> dict[str, str]:
+    """The PARAMETERs as ``/api/show`` prints them: one a line, the value behind blanks, perhaps quoted."""
+    rows = (line.split(None, 1) for line in text.splitlines())
+    return {row[0]: row[1].strip().strip('"') for row in rows if len(row) == 2}
+
+
 def knobs_from(parameters: Mapping[str, Any], start: KnobValues) -> KnobValues:
     """``start`` with what a model's PARAMETERs or a request's options say; other names are passed over.
 
@@ -57,6 +75,18 @@ def knobs_from(parameters: Mapping[str, Any], start: KnobValues) -> KnobValues:
     if parameters.get("use_mmap") is not None:
         changes["mmap"] = "on" if _truth(parameters["use_mmap"]) else "off"
     return start.with_(**changes)
+
+
+def command_options(command: RunnerCommand) -> dict[str, Any]:
+    """A runner's command line as the options that lead to it; what it does not tell is left out."""
+    told: Sequence[tuple[str, Any]] = (
+        ("num_ctx", command.num_ctx),
+        ("num_gpu", command.gpu_layers),
+        ("num_batch", command.ubatch),
+        ("num_thread", command.threads),
+        ("use_mmap", command.mmap),
+    )
+    return {name: value for name, value in told if value is not None}
 
 
 def describe_options(options: Mapping[str, Any]) -> str:

@@ -1,0 +1,106 @@
+"""Bringing back what was loaded: in the old order, with its context and as long as it would have stayed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from narthex.engines.ollama import notes
+from narthex.engines.ollama.formers import keep_alive, logged_command, missing_options
+from narthex.engines.ollama.logs import open_log
+from narthex.engines.ollama.notes import Former, Note
+from narthex.engines.ollama.options import command_options, describe_options
+from narthex.engines.ollama.records import ApiError, Resident, Server
+from narthex.engines.ollama.served import LEAVE_S, LOAD_S, ServedModel, spoken
+from narthex.units import format_duration
+
+SERVER_S = 20.0  # for a server that was just started anew
+
+
+class Restorer:
+    """Puts back what a note names, one model after the other; each that is back leaves the note."""
+
+    def __init__(self, server: Server, say: Callable[[str], None]) -> None:
+        self._server = server
+        self._say = say
+
+    def put_back(self, note: Note) -> None:
+        """Never raises but for Ctrl-C; then the note keeps what is missing, for the next run."""
+        if not self._answers():
+            if note.formers:
+                names = ", ".join(spoken(former.name) for former in note.formers)
+                self._say(f"Ollama does not answer, so {names} could not be put back; the next run does it.")
+            return
+        for name in note.ours:
+            self._let_go(name)
+        # Ollama lists what expires last first: loaded the other way round, the list is as it was.
+        for former in reversed(note.formers):
+            try:
+                self._say(self._put_back(former))
+            except ApiError as error:
+                if error.lost:
+                    name = spoken(former.name)
+                    self._say(f"{name} could not be put back: Ollama went away. The next run does it.")
+                    return
+                self._say(f"{spoken(former.name)} could not be put back: {error.text}.")
+            note = msgspec.structs.replace(
+                note, formers=tuple(one for one in note.formers if one.name != former.name)
+            )
+            notes.write_note(note)
+        notes.drop_note(note.url)
+
+    def _put_back(self, former: Former) -> str:
+        """What to say of it. Raises ApiError."""
+        model = ServedModel(self._server, former.name)
+        if model.loaded():
+            return f"{spoken(former.name)} is loaded again already, by another client."
+        keep = keep_alive(former, self._server)
+        model.api.preload(former.name, keep_alive=keep, timeout_s=LOAD_S, waiting=_idle)
+        if (resident := _listed(model)) is None:
+            return f"{spoken(former.name)} was put back and is gone again: another client made room."
+        options = missing_options(former, resident.context_length, self._options_now(model), self._server)
+        if options:
+            model.unload(wait_s=LEAVE_S)  # what a request leaves out would stay as it is
+            model.api.preload(former.name, options, keep_alive=keep, timeout_s=LOAD_S, waiting=_idle)
+        words = [describe_options(options)] if options else []
+        if former.forever:
+            words.append("for ever")
+        elif keep is not None:
+            words.append(f"for {format_duration(keep)}")
+        told = f" ({', '.join(words)})" if words else ""
+        return f"Put back: {spoken(former.name)}{told}."
+
+    def _options_now(self, model: ServedModel) -> dict[str, object]:
+        command = model.command()
+        if command is None and (log := open_log(self._server)) is not None:
+            command = logged_command(log.start(), model.blob)
+        return command_options(command) if command is not None else {}
+
+    def _let_go(self, name: str) -> None:
+        try:
+            ServedModel(self._server, name).unload(wait_s=LEAVE_S)
+        except ApiError as error:
+            self._say(f"{spoken(name)} could not be unloaded: {error.text}.")
+
+    def _answers(self) -> bool:
+        until = time.monotonic() + SERVER_S
+        api = ServedModel(self._server, "").api
+        while True:
+            try:
+                api.version()
+            except ApiError:
+                if time.monotonic() > until:
+                    return False
+                time.sleep(0.5)
+            else:
+                return True
+
+
+def _listed(model: ServedModel) -> Resident | None:
+    return next(iter(model.loaded()), None)
+
+
+def _idle() -> None:
+    """Nothing to tell while a model is put back; the wait itself can be interrupted."""

@@ -1,0 +1,184 @@
+"""A clean slate before a study, and afterwards everything as it was: the house loop's first and last step."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from narthex.engines.ollama import notes
+from narthex.engines.ollama.activity import busy_models
+from narthex.engines.ollama.api import to_error
+from narthex.engines.ollama.formers import describe, former_of
+from narthex.engines.ollama.hand import Hand
+from narthex.engines.ollama.logs import open_log
+from narthex.engines.ollama.notes import Former, Note
+from narthex.engines.ollama.records import ApiError, Resident, Server
+from narthex.engines.ollama.restoring import Restorer
+from narthex.engines.ollama.served import WAIT_S, ServedModel, spoken
+from narthex.errors import EngineError
+from narthex.host.gpu import VramReturn, read_gpus
+from narthex.units import MIB, format_size
+
+ASK_S = 60.0  # a person is asked after this time
+PATIENCE_S = 600.0  # without a person, nobody is disturbed and nothing is tried for longer
+TENANT_BYTES = 256 * MIB  # below that a tenant of the card is a desktop's window, not worth a word
+
+Say = Callable[[str], None]
+Ask = Callable[[str], bool]
+
+
+@contextlib.contextmanager
+def clean_slate(
+    server: Server, *, say: Say, ask: Ask | None = None, hand: Hand | None = None
+) -> Iterator[Slate]:
+    """Nothing is loaded inside; at the end, also after Ctrl-C or an error, what was loaded is back.
+
+    ``ask`` is given where a person can answer. ``hand`` is given where the user allows to restart the server:
+    then it is, if a model does not go or its GPU memory does not come back. Raises EngineError where another
+    narthex works with this server, where it stays busy, or where a model does not go.
+    """
+    with notes.only_one(server.url):
+        slate = Slate(server, say, ask, hand)
+        try:
+            slate.sweep()
+            yield slate
+        finally:
+            slate.put_back()
+
+
+class Slate:
+    """One server's loaded models before narthex came."""
+
+    def __init__(self, server: Server, say: Say, ask: Ask | None, hand: Hand | None) -> None:
+        self.server = server
+        self.formers: tuple[Former, ...] = ()
+        self._say, self._ask, self._hand = say, ask, hand
+        self._api = ServedModel(server, "").api
+
+    def sweep(self) -> None:
+        """Tell what is loaded, wait for answers under way, note it down, unload it. Raises EngineError."""
+        left = notes.read_note(self.server.url)
+        try:
+            residents = self._api.ps()
+            models = [ServedModel(self.server, resident.name) for resident in residents]
+            self._tell(residents)
+            self._wait_for_answers(models)
+            self._note_down(models, left)
+            self._unload(models)
+        except ApiError as error:
+            raise to_error(error, self.server.url, "unload its models") from error
+
+    def put_back(self) -> None:
+        """Load again what was loaded; what can't be is said. Says nothing where there was nothing."""
+        note = notes.read_note(self.server.url)
+        if note is None:
+            return
+        Restorer(self.server, self._say).put_back(note)
+
+    def _tell(self, residents: Sequence[Resident]) -> None:
+        if not residents:
+            self._say("Ollama has no model loaded.")
+        for resident in residents:
+            self._say(f"Loaded in Ollama: {describe(resident)}.")
+
+    def _wait_for_answers(self, models: Sequence[ServedModel]) -> None:
+        begun, told = time.monotonic(), ""
+        while busy := busy_models(models):
+            names = ", ".join(spoken(name) for name in busy)
+            if names != told:
+                self._say(f"Answering somebody right now: {names}. Waiting until that is done.")
+                told = names
+            waited = time.monotonic() - begun
+            if self._ask is not None and waited > ASK_S:
+                if self._ask(f"{names} has been busy for {waited:.0f} s. Unload after the present answer?"):
+                    return  # an unload waits for the answers under way
+                raise _busy(names)
+            if self._ask is None and waited > PATIENCE_S:
+                raise _busy(names)
+
+    def _note_down(self, models: Sequence[ServedModel], left: Note | None) -> None:
+        """On paper before anything changes. What an interrupted run left behind is added to it."""
+        log = open_log(self.server)
+        lines = log.start() if log is not None and models else []
+        found: list[Former] = []
+        ours = left.ours if left is not None else ()
+        for model, resident in self._listed(models):
+            if any(ServedModel(self.server, name).is_same(resident) for name in ours):
+                self._say(f"{spoken(resident.name)} was left behind by an interrupted narthex.")
+            else:
+                found.append(former_of(model, resident, lines))
+        older = self._of_interrupted(left, found) if left is not None else []
+        self.formers = (*older, *found)
+        notes.write_note(
+            Note(url=self.server.url, pid=os.getpid(), at=time.time(), formers=self.formers, ours=ours)
+        )
+
+    def _listed(self, models: Sequence[ServedModel]) -> Iterator[tuple[ServedModel, Resident]]:
+        residents = {resident.name: resident for resident in self._api.ps()}
+        return ((model, residents[model.name]) for model in models if model.name in residents)
+
+    def _of_interrupted(self, left: Note, found: Sequence[Former]) -> list[Former]:
+        """What was loaded before a run that could not put it back, as far as it would still be there."""
+        passed = time.time() - left.at
+        known = {former.name for former in found}
+        kept: list[Former] = []
+        for former in left.formers:
+            rest = former.seconds_left - passed if former.seconds_left is not None else None
+            if former.name in known or (not former.forever and (rest is None or rest <= 0)):
+                continue
+            self._say(
+                f"{spoken(former.name)} was loaded before an interrupted run; it is put back at the end."
+            )
+            kept.append(msgspec.structs.replace(former, seconds_left=rest))
+        return kept
+
+    def _unload(self, models: Sequence[ServedModel]) -> None:
+        sizes = {resident.name: resident.size_vram or 0 for resident in self._api.ps()}
+        memories = [model.memory(sizes.get(model.name, 0)) for model in models]
+        for model in models:
+            self._say(f"Unloading {spoken(model.name)}.")
+            if not model.unload(wait_s=WAIT_S):
+                self._firmly(f"{spoken(model.name)} can't be unloaded")
+                break
+        else:
+            self._confirm(memories if models else [])
+
+    def _confirm(self, memories: Sequence[VramReturn | None]) -> None:
+        """That the GPU memory is free, or who holds it."""
+        if self.server.place == "elsewhere":
+            self._say("Ollama runs where its GPU can't be seen from here: its free memory is taken on trust.")
+            return
+        back = [memory.is_back() for memory in memories if memory is not None]
+        if False in back and self._hand is not None:
+            self._firmly("the GPU memory of an unloaded model did not come back")
+        elif False in back:
+            self._say("The GPU memory of an unloaded model did not come back.")
+        for card in read_gpus()[0]:
+            tenants = [row for row in card.processes if (row.vram_bytes or 0) >= TENANT_BYTES]
+            held = ", ".join(
+                f"{row.name or 'a program'} (process {row.pid}, {format_size(row.vram_bytes)})"
+                for row in tenants
+            )
+            free = f"{format_size(card.free_bytes)} of {format_size(card.total_bytes)} are free"
+            self._say(f"GPU {card.index}: {free}{f'; held by {held}' if held else ''}.")
+
+    def _firmly(self, why: str) -> None:
+        """Restart the server where the user allows it. Raises EngineError where not."""
+        if self._hand is None:
+            raise EngineError(
+                f"{why[0].upper()}{why[1:]}: somebody uses it, or loads it again and again.",
+                hint="Stop that program, or allow a restart of Ollama with --restart-container.",
+            )
+        self._say(f"{why[0].upper()}{why[1:]}; restarting {self._hand.words}.")
+        self.server = self._hand.restart()
+
+
+def _busy(names: str) -> EngineError:
+    return EngineError(
+        f"{names} is answering somebody all the time, so nothing was measured and nothing was unloaded.",
+        hint="Try again when it is idle, or stop the program that asks it.",
+    )

@@ -1,0 +1,135 @@
+"""Loaded models as they were found: words, keep-alives, and the options that bring them back."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from narthex.engines.ollama.formers import (
+    default_keep_alive,
+    describe,
+    keep_alive,
+    logged_command,
+    missing_options,
+)
+from narthex.engines.ollama.notes import Former
+from narthex.engines.ollama.records import Resident, Server
+
+
+def a_server(**env: str) -> Server:
+    return Server(
+        url="http://127.0.0.1:11434", version="0.33.0", era="F", source="flag", place="process", env=env
+    )
+
+
+def expiring(seconds: float) -> Resident:
+    at = datetime.now(UTC) + timedelta(seconds=seconds)
+    return Resident(
+        name="qwen3:30b",
+        size=20 * 2**30,
+        size_vram=15 * 2**30,
+        expires_at=at.isoformat().replace("+00:00", "Z"),
+        context_length=8192,
+    )
+
+
+def test_a_loaded_model_is_described_in_one_line() -> None:
+    told = describe(expiring(290))
+    assert told.startswith("qwen3:30b · 20.0 GiB · 25%/75% CPU/GPU · context 8192 · for 4 min ")
+    assert describe(expiring(9e9)).endswith("for ever")
+    assert describe(expiring(-5)).endswith("while it answers")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("", 300),
+        ("5m0s", 300),
+        ("1h30m", 5400),
+        ("90", 90),
+        ("0", 0),
+        ("1.5h", 5400),
+        ("-1", None),
+        ("-1m", None),
+        ("2562047h47m16.854775807s", None),
+        ("soon", 300),
+        ("1.2.3s", 300),
+    ],
+)
+def test_the_servers_keep_alive_is_read_as_ollama_reads_it(text: str, seconds: float | None) -> None:
+    assert default_keep_alive(text) == seconds
+
+
+def test_for_ever_stays_for_ever() -> None:
+    assert keep_alive(Former(name="a", forever=True), a_server()) == -1
+
+
+def test_a_keep_alive_longer_than_the_servers_is_given_and_a_shorter_one_is_the_servers() -> None:
+    assert keep_alive(Former(name="a", seconds_left=3000.4), a_server()) == 3000
+    assert keep_alive(Former(name="a", seconds_left=120), a_server()) is None
+    assert keep_alive(Former(name="a", seconds_left=3000), a_server(OLLAMA_KEEP_ALIVE="1h")) is None
+
+
+def test_where_the_server_keeps_for_ever_only_a_limited_stay_is_given() -> None:
+    server = a_server(OLLAMA_KEEP_ALIVE="-1")
+    assert keep_alive(Former(name="a", forever=True), server) is None
+    assert keep_alive(Former(name="a", seconds_left=120), server) == 120
+
+
+def test_an_unknown_keep_alive_is_the_servers() -> None:
+    assert keep_alive(Former(name="a"), a_server()) is None
+
+
+SAME = {"num_ctx": 4096, "num_batch": 512, "use_mmap": False}
+
+
+@pytest.mark.parametrize(
+    ("before", "context", "now", "wanted"),
+    [
+        (SAME, 4096, SAME, {}),
+        ({**SAME, "num_ctx": 8192, "num_batch": 1024}, 8192, SAME, {"num_ctx": 8192}),
+        ({**SAME, "num_ctx": 8192}, 8192, SAME, {"num_ctx": 8192, "num_batch": 512}),
+        ({**SAME, "num_gpu": 19}, 4096, SAME, {"num_gpu": 19}),
+        (SAME, 4096, {**SAME, "num_gpu": 19}, {"num_gpu": -1}),
+        ({**SAME, "num_batch": 256}, 4096, SAME, {"num_batch": 256}),
+        ({**SAME, "num_thread": 8}, 4096, SAME, {"num_thread": 8}),
+        ({**SAME, "use_mmap": True}, 4096, SAME, {"use_mmap": True}),
+        ({}, 8192, {}, {"num_ctx": 8192}),
+        ({}, None, {}, {}),
+        ({**SAME, "num_gpu": 19}, 4096, {}, {}),
+    ],
+)
+def test_only_what_a_plain_load_lacks_is_asked_for(
+    before: dict[str, Any], context: int | None, now: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    former = Former(name="a", context_length=context, options=before)
+    assert missing_options(former, 4096, now, a_server()) == wanted
+
+
+def test_all_slots_count_for_the_batch_that_a_context_takes_by_itself() -> None:
+    before = {"num_ctx": 2048, "num_batch": 1024}
+    former = Former(name="a", context_length=2048, options=before)
+    server = a_server(OLLAMA_NUM_PARALLEL="4")
+    assert missing_options(former, 4096, SAME, server) == {"num_ctx": 2048}
+
+
+def test_the_last_start_for_a_blob_is_found_among_others(shared: Path) -> None:
+    def lines(name: str) -> list[str]:
+        found = json.loads((shared / "ollama-wire" / f"{name}.json").read_text())["server_log"]
+        return [str(line) for line in found]
+
+    gemma = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+    log = [
+        *lines("062-reload-num-batch"),
+        *lines("012-create-second-model"),
+        *lines("136-debug-second-model"),
+    ]
+    command = logged_command(log, gemma)
+    assert command is not None
+    assert command.blob == gemma
+    assert logged_command(log, "0" * 64) is None
+    assert logged_command(log, None) is None

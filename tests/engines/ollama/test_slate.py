@@ -1,0 +1,268 @@
+"""A clean slate, and everything put back: on a fake Ollama with a real llama-server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from narthex.engines.ollama import notes
+from narthex.engines.ollama.activity import busy_models
+from narthex.engines.ollama.discovery import find_server
+from narthex.engines.ollama.records import Server
+from narthex.engines.ollama.served import ServedModel
+from narthex.engines.ollama.slate import clean_slate
+from narthex.errors import EngineError
+from narthex.testing.fake_ollama import FakeOllama
+from narthex.testing.real_ollama import call
+
+pytestmark = pytest.mark.engine
+Start = Callable[..., FakeOllama]
+SMALL = {"num_ctx": 512, "num_thread": 1}
+# A narthex that is in the middle of a study, for tests that kill it.
+SWEEP = """
+import sys, time
+from narthex.engines.ollama.discovery import find_server
+from narthex.engines.ollama.slate import clean_slate
+with clean_slate(find_server(sys.argv[1]), say=lambda words: print(words, file=sys.stderr, flush=True)):
+    print("swept", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def fake(fake_ollama: Start, gemma: Path) -> FakeOllama:
+    """One model under two names."""
+    fake = fake_ollama(models={"small": gemma})
+    fake.add_model("small-tuned", gemma, {"num_ctx": 1024})
+    return fake
+
+
+@pytest.fixture
+def server(fake: FakeOllama) -> Server:
+    """It, found."""
+    return find_server(fake.url)
+
+
+def load(fake: FakeOllama, model: str, keep_alive: Any = None, **options: Any) -> None:
+    body: dict[str, Any] = {"model": model, "options": SMALL | options}
+    if keep_alive is not None:
+        body["keep_alive"] = keep_alive
+    call(fake.url, "/api/generate", body)
+
+
+def listed(fake: FakeOllama) -> dict[str, Any]:
+    return {model["name"]: model for model in call(fake.url, "/api/ps")["models"]}
+
+
+@contextmanager
+def answering(fake: FakeOllama, model: str, tokens: int) -> Iterator[threading.Thread]:
+    """Somebody's long answer; entered once the model computes."""
+    body = {
+        "model": model,
+        "prompt": "Once upon a time",
+        "raw": True,
+        "stream": False,
+        "options": {**SMALL, "num_predict": tokens, "temperature": 1.5, "seed": 3},
+    }
+    thread = threading.Thread(target=call, args=(fake.url, "/api/generate", body))
+    load(fake, model)
+    thread.start()
+    until = time.monotonic() + 30
+    while not busy_models([ServedModel(find_server(fake.url), f"{model}:latest")]):
+        assert time.monotonic() < until
+    try:
+        yield thread
+    finally:
+        thread.join()
+
+
+def sweep_in_a_process(fake: FakeOllama) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWEEP, fake.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "swept\n"
+    return process
+
+
+def test_an_empty_server_is_clean_and_stays_so(fake: FakeOllama, server: Server) -> None:
+    said: list[str] = []
+    with clean_slate(server, say=said.append) as slate:
+        assert slate.formers == ()
+    assert said[0] == "Ollama has no model loaded."
+    assert not any("Put back" in words for words in said)
+    assert notes.read_note(server.url) is None
+    assert listed(fake) == {}
+
+
+def test_a_resident_is_shown_unloaded_and_put_back_with_its_context_and_for_ever(
+    fake: FakeOllama, server: Server
+) -> None:
+    load(fake, "small", -1, num_ctx=768)
+    said: list[str] = []
+    with clean_slate(server, say=said.append):
+        assert listed(fake) == {}
+        assert fake.runner_pids() == []
+    assert "small:latest" in said[0]
+    assert "context 768" in said[0]
+    assert "for ever" in said[0]
+    resident = listed(fake)["small:latest"]
+    assert resident["context_length"] == 768
+    assert resident["expires_at"] > "2200"
+    command = ServedModel(server, "small").command()
+    assert command is not None
+    assert command.threads == 1
+    assert notes.read_note(server.url) is None
+
+
+def test_what_a_plain_load_gives_is_put_back_by_a_plain_load(fake: FakeOllama, server: Server) -> None:
+    call(fake.url, "/api/generate", {"model": "small-tuned", "keep_alive": "2h"})
+    before = listed(fake)["small-tuned:latest"]
+    said: list[str] = []
+    with clean_slate(server, say=said.append):
+        pass
+    after = listed(fake)["small-tuned:latest"]
+    assert after["context_length"] == before["context_length"] == 1024
+    assert after["expires_at"][:10] >= before["expires_at"][:10]
+    assert said[-1].startswith("Put back: small-tuned:latest (for ")  # no options
+
+
+def test_what_narthex_loaded_meanwhile_goes_before_the_resident_comes_back(
+    fake: FakeOllama, server: Server
+) -> None:
+    load(fake, "small")
+    with clean_slate(server, say=print):
+        notes.add_ours(server.url, "small-tuned")
+        load(fake, "small-tuned", 3600, num_ctx=2048)
+    assert set(listed(fake)) == {"small:latest"}
+    assert listed(fake)["small:latest"]["context_length"] == 512
+
+
+def test_an_error_inside_still_puts_everything_back(fake: FakeOllama, server: Server) -> None:
+    load(fake, "small")
+    with pytest.raises(ZeroDivisionError), clean_slate(server, say=print):
+        raise ZeroDivisionError
+    assert "small:latest" in listed(fake)
+
+
+def test_ctrl_c_puts_everything_back(fake: FakeOllama) -> None:
+    load(fake, "small", -1)
+    process = sweep_in_a_process(fake)
+    assert listed(fake) == {}
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert listed(fake)["small:latest"]["expires_at"] > "2200"
+
+
+def test_the_next_run_puts_back_what_a_killed_one_left_and_lets_go_of_its_model(
+    fake: FakeOllama, server: Server
+) -> None:
+    load(fake, "small", -1, num_ctx=768)
+    process = sweep_in_a_process(fake)
+    notes.add_ours(server.url, "small-tuned")
+    process.kill()
+    process.communicate()
+    load(fake, "small-tuned", 3600, num_ctx=2048)  # the killed one's trial
+    said: list[str] = []
+    with clean_slate(server, say=said.append):
+        assert listed(fake) == {}
+    assert any("left behind by an interrupted narthex" in words for words in said)
+    assert any("loaded before an interrupted run" in words for words in said)
+    assert set(listed(fake)) == {"small:latest"}
+    assert listed(fake)["small:latest"]["context_length"] == 768
+    assert notes.read_note(server.url) is None
+
+
+def test_a_short_stay_that_is_over_since_a_killed_run_is_not_brought_back(
+    fake: FakeOllama, server: Server
+) -> None:
+    former = notes.Former(name="small:latest", seconds_left=100)
+    notes.write_note(notes.Note(url=server.url, pid=1, at=time.time() - 500, formers=(former,)))
+    with clean_slate(server, say=print) as slate:
+        assert slate.formers == ()
+    assert listed(fake) == {}
+
+
+def test_a_second_narthex_is_refused_while_the_first_works(fake: FakeOllama, server: Server) -> None:
+    process = sweep_in_a_process(fake)
+    try:
+        with pytest.raises(EngineError, match=str(process.pid)), clean_slate(server, say=print):
+            pass
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_an_answer_under_way_is_waited_for_and_not_cut(fake: FakeOllama, server: Server) -> None:
+    said: list[str] = []
+    with answering(fake, "small", 120) as answer, clean_slate(server, say=said.append):
+        assert not answer.is_alive()
+    assert any("Answering somebody right now: small:latest" in words for words in said)
+    assert "small:latest" in listed(fake)
+
+
+def test_an_idle_model_is_not_taken_for_a_busy_one(fake: FakeOllama, server: Server) -> None:
+    load(fake, "small", 600)
+    assert busy_models([ServedModel(server, "small:latest")]) == []
+    assert busy_models([]) == []
+
+
+def test_a_model_that_was_deleted_meanwhile_is_said(fake: FakeOllama, server: Server) -> None:
+    load(fake, "small")
+    said: list[str] = []
+    with clean_slate(server, say=said.append):
+        for manifest in fake.store.glob("manifests/*/*/small/latest"):
+            manifest.unlink()
+    assert "small:latest could not be put back: model 'small:latest' not found." in said
+    assert notes.read_note(server.url) is None
+
+
+def test_a_model_that_somebody_loaded_meanwhile_is_left_alone(fake: FakeOllama, server: Server) -> None:
+    load(fake, "small", -1)
+    said: list[str] = []
+    with clean_slate(server, say=said.append):
+        load(fake, "small", 600, num_ctx=1536)
+    assert "small:latest is loaded again already, by another client." in said
+    assert listed(fake)["small:latest"]["context_length"] == 1536
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_at_the_end_leaves_the_note_for_the_next_run(
+    fake: FakeOllama, server: Server
+) -> None:
+    load(fake, "small", -1)
+    said: list[str] = []
+    with clean_slate(server, say=said.append):
+        fake.kill()
+    assert any("the next run does it" in words for words in said)
+    note = notes.read_note(server.url)
+    assert note is not None
+    assert [former.name for former in note.formers] == ["small:latest"]
+    fake.start()
+    with clean_slate(find_server(fake.url), say=print):
+        pass
+    assert "small:latest" in listed(fake)
+
+
+def test_a_server_that_is_gone_is_told_in_one_sentence(fake: FakeOllama, server: Server) -> None:
+    fake.kill()
+    with pytest.raises(EngineError, match="can't be reached"), clean_slate(server, say=print):
+        pass
+
+
+def test_a_killed_runner_that_is_still_listed_is_unloaded(fake: FakeOllama, server: Server) -> None:
+    load(fake, "small", -1)
+    os.kill(fake.runner_pids()[0], signal.SIGKILL)
+    assert "small:latest" in listed(fake)
+    with clean_slate(server, say=print):
+        assert listed(fake) == {}
