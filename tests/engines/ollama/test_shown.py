@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from narthex.engines.ollama.exchange import convert
-from narthex.engines.ollama.records import Show
+from narthex.engines.ollama.records import Server, Show
 from narthex.engines.ollama.shown import (
     check_generates,
     inspect_ollama,
@@ -24,10 +24,12 @@ from narthex.knobs import KnobValues
 from narthex.memory.plan import Device, plan_memory
 from narthex.models.gguf import inspect_file
 from narthex.models.inspection import Inspection
+from narthex.testing.fake_ollama import FakeOllama
 from narthex.testing.gguf_writer import write_gguf
 from narthex.testing.ollama.canned import Canned, canned
 from narthex.testing.ollama.store_writer import StoreWriter
 
+Fakes = Callable[..., FakeOllama]
 BLOB = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 GPU = (
     Device(name="GPU0", kind="gpu", free_bytes=2 * 10**9, total_bytes=2 * 10**9),
@@ -279,3 +281,34 @@ def test_a_stored_cloud_model_is_refused(ollama: Canned, writer: StoreWriter) ->
     writer.add("big:cloud", None, config={"remote_host": "https://ollama.com:443"})
     with pytest.raises(UsageError, match="is a cloud model"):
         inspect_ollama(ollama.server(store=str(writer.folder)), "big:cloud")
+
+
+class TestAServerWithoutItsStore:
+    """The fake's answers, its store looked away from: what a tunnel leaves."""
+
+    @staticmethod
+    def told(fake: FakeOllama, name: str) -> Inspection:
+        version = Server(
+            url=fake.url, version=fake.version, era="F", source="flag", place="elsewhere", store=None
+        )
+        return inspect_ollama(version, name)[0]
+
+    def test_a_real_model_plans_as_its_file(self, fake_ollama: Fakes, gemma: Path) -> None:
+        fake = fake_ollama({"gemma": gemma})
+        told = self.told(fake, "gemma")
+        assert plans(told) == plans(inspect_file(gemma))
+        assert told.gaps == ()
+
+    def test_lists_of_unlike_layers_arrive(self, fake_ollama: Fakes, tmp_path: Path) -> None:
+        info = {**LLAMA, "llama.attention.head_count_kv": [2, 1], "llama.feed_forward_length": [512, 256]}
+        tensors = [
+            (f"blk.{layer}.{name}.weight", dims, "Q4_K")
+            for layer in range(2)
+            for name, dims in (("attn_q", (256, 256)), ("ffn_up", (256, 512 >> layer)))
+        ]
+        path = write_gguf(tmp_path / "b.gguf", info, [("token_embd.weight", (256, 1000), "Q4_K"), *tensors])
+        told = self.told(fake_ollama({"b": path}), "b")
+        read = inspect_file(path)
+        for field in set(read.__struct_fields__) - ONLY_THE_FILE_TELLS:
+            assert getattr(told, field) == getattr(read, field), field
+        assert [shape.kv_heads for shape in told.layer_shapes] == [2, 1]
