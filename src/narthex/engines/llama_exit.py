@@ -115,23 +115,56 @@ def explain_exit(
     """
     if exit_code == -signal.SIGKILL:
         return _killed(lines, oom_kills)
-    if (line := _memory_line(lines)) is not None:
-        return Failure(
-            outcome=_out_of_memory(loaded),
-            line=clean(line),
-            exit_code=exit_code,
-            requested_bytes=_requested(lines, line),
-        )
-    if not loaded and (exit_code is None or exit_code >= 0 or exit_code == -signal.SIGABRT):
-        for outcome, pattern in _KNOWN:
-            if (found := next((line for line in lines if pattern.search(line)), None)) is not None:
-                return Failure(outcome=outcome, line=clean(found), exit_code=exit_code)
+    if (memory := memory_failure(lines, loaded=loaded, exit_code=exit_code)) is not None:
+        return memory
+    by_itself = exit_code is None or exit_code >= 0 or exit_code == -signal.SIGABRT
+    if not loaded and by_itself and (known := known_failure(lines, exit_code=exit_code)) is not None:
+        return known
     if any(_LOST_REMOTE.search(line) for line in lines):
         return _lost_remote(lines, exit_code, loaded, companions)
     if exit_code is not None and exit_code < 0:
         return _signalled(lines, exit_code)
-    line = _telling(lines) or last_line(lines) or "It printed nothing."
+    line = telling_line(lines) or last_line(lines) or "It printed nothing."
     return Failure(outcome=Outcome.FAILED, line=line, exit_code=exit_code)
+
+
+def memory_failure(lines: Sequence[str], *, loaded: bool, exit_code: int | None = None) -> Failure | None:
+    """The first failed allocation that was not tried again with success; None where no line proves one."""
+    if (line := _memory_line(lines)) is None:
+        return None
+    return Failure(
+        outcome=_out_of_memory(loaded),
+        line=clean(line),
+        exit_code=exit_code,
+        requested_bytes=_requested(lines, line),
+    )
+
+
+def known_failure(lines: Sequence[str], *, exit_code: int | None = None) -> Failure | None:
+    """What else an engine says of itself before it is ready: a flag, a setting, an architecture, a file."""
+    for outcome, pattern in _KNOWN:
+        if (found := next((line for line in lines if pattern.search(line)), None)) is not None:
+            return Failure(outcome=outcome, line=clean(found), exit_code=exit_code)
+    return None
+
+
+def telling_line(lines: Sequence[str]) -> str | None:
+    """The line that best tells what went wrong: the first of the last cluster of error lines, since a cause
+    is printed before what follows from it, and earlier clusters were survived."""
+    told: list[int] = []
+    for index, line in enumerate(lines):
+        if _TRIED_AGAIN.search(line):
+            told.clear()
+        elif _TELLING.search(line) and not (_EMPTY_WORDS.search(line) or _HARMLESS.search(line)):
+            told.append(index)
+    if not told:
+        return None
+    first = told[-1]
+    for index in reversed(told):
+        if first - index > _CLUSTER_LINES:
+            break
+        first = index
+    return clean(lines[first])
 
 
 def signal_name(number: int) -> str:
@@ -199,7 +232,7 @@ def _killed(lines: Sequence[str], oom_kills: int | None) -> Failure:
 
 def _signalled(lines: Sequence[str], exit_code: int) -> Failure:
     name = signal_name(-exit_code)
-    if line := _telling(lines):
+    if line := telling_line(lines):
         words = f"{name}: {line}"
     else:
         last = last_line(lines)
@@ -222,22 +255,3 @@ def _requested(lines: Sequence[str], line: str) -> int | None:
     """From the proving line and those right behind it, which tell of the same allocation."""
     start = next(index for index, text in enumerate(lines) if text is line)
     return requested_bytes([text for text in lines[start : start + 12] if _MEMORY.search(text)])
-
-
-def _telling(lines: Sequence[str]) -> str | None:
-    """The line that best tells what went wrong: the first of the last cluster of error lines, since a cause
-    is printed before what follows from it, and earlier clusters were survived."""
-    told: list[int] = []
-    for index, line in enumerate(lines):
-        if _TRIED_AGAIN.search(line):
-            told.clear()
-        elif _TELLING.search(line) and not (_EMPTY_WORDS.search(line) or _HARMLESS.search(line)):
-            told.append(index)
-    if not told:
-        return None
-    first = told[-1]
-    for index in reversed(told):
-        if first - index > _CLUSTER_LINES:
-            break
-        first = index
-    return clean(lines[first])

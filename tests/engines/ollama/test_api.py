@@ -309,10 +309,22 @@ def test_nobody_there_and_no_such_host() -> None:
     assert "no-such-host.invalid" in error.text
 
 
-def test_no_secure_connection(serve: Serve) -> None:
-    server = serve(b"plain text\r\n")
-    error = refused(Api(server.url.replace("http:", "https:")).version)
+def test_no_secure_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def speak_plainly() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                connection.recv(65_536)
+
+        thread = threading.Thread(target=speak_plainly)
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        error = refused(Api(url).version)
+        thread.join()
     assert error.lost
+    assert "no secure connection" in error.text
 
 
 @pytest.mark.parametrize("url", ["", "http://", "http://:11434", "ftp://host", "http://host:port", "host:0"])

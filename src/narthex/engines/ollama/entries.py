@@ -17,7 +17,7 @@ _CARRIER = re.compile(
     r"|[\w.-]+\s+\| "  # compose
     r"|\d{4}-\d\d-\d\dT[\d:.]+Z )"  # docker --timestamps
 )
-_OWN = re.compile(r"time=(\d{4}-\d\d-\d\dT\S+) level=([A-Z]+(?:[+-]\d+)?) (?:source=\S+ )?msg=")
+_OWN = re.compile(r"(?:time=\S+ )?\blevel=([A-Z]+(?:[+-]\d+)?) (?:source=\S+ )?msg=")
 _PLAIN = re.compile(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d \S+\.go:\d+: (?:(DEBUG|INFO|WARN|ERROR) )?(.*)")
 _ACCESS = re.compile(
     r"\[GIN\] (?P<time>\d{4}/\d\d/\d\d - \d\d:\d\d:\d\d) \|\s*(?P<status>\d{3})\s*\|\s*(?P<took>\S+) \|"
@@ -89,7 +89,7 @@ def _own(text: str) -> tuple[str, Entry | Access | None]:
         pairs = {_plain(pair[1]): _plain(pair[2]) for pair in _PAIR.finditer(line)}
         msg = pairs.pop("msg", "")
         fields = {name: value for name, value in pairs.items() if name not in ("time", "level", "source")}
-        return text[: found.start()], Entry(level=found[2], msg=msg, fields=fields, line=line)
+        return text[: found.start()], Entry(level=found[1], msg=msg, fields=fields, line=line)
     if (found := _ACCESS.search(text)) is not None:
         access = Access(
             status=int(found["status"]),
