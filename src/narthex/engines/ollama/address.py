@@ -66,7 +66,7 @@ def parse_given(text: str) -> Address:
         raise UsageError(f"«{text}» is no address of an Ollama server.", hint=way)
     if address.scheme not in _SCHEME_PORTS:
         raise UsageError(f"Ollama speaks http or https, not «{address.scheme}».", hint=way)
-    if "@" in address.host:
+    if "@" in text:
         raise UsageError(
             "The address holds a user name or password, and narthex sends none.",
             hint="Use a tunnel: ssh -L 11435:127.0.0.1:11434 HOST, and then --ollama 127.0.0.1:11435.",

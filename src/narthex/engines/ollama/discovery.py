@@ -166,10 +166,6 @@ def _candidates(search: Search) -> Iterator[tuple[Address, str]]:
     """Places where an Ollama may answer, the likeliest first. Containers are only looked for when needed."""
     usual = Address()
     yield usual, USUAL
-    for pid in processes.server_pids():
-        address = parse_host(processes.environment(pid).get("OLLAMA_HOST", ""))
-        if address != usual and processes.container_id(pid) is None:
-            yield address, PROCESS
     for found in _containers(search):
         if not found.running:
             search.tried.append(f"container «{found.container.name}»: {found.status}")
@@ -177,6 +173,10 @@ def _candidates(search: Search) -> Iterator[tuple[Address, str]]:
             search.tried.append(f"container «{found.container.name}»: no way leads to its port")
         elif (address := parse_host(found.url)) != usual:
             yield address, CONTAINER
+    for pid in processes.server_pids():
+        address = parse_host(processes.environment(pid).get("OLLAMA_HOST", ""))
+        if address != usual and processes.container_id(pid) is None:
+            yield address, PROCESS
 
 
 def _containers(search: Search) -> list[docker.Found]:
@@ -203,6 +203,9 @@ def _way_out(containers: list[docker.Found]) -> str:
                 f"Container «{name}» runs, but its port is not published; "
                 "create it with -p 127.0.0.1:11434:11434."
             )
+    if containers:
+        name = containers[0].container.name
+        return f"Container «{name}» runs and does not answer; see: docker logs --tail 20 {name}"
     return "Start it with `ollama serve`, or name a server with --ollama URL."
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from narthex.engines.ollama import processes
 from narthex.engines.ollama.address import DEFAULT_PORT, Address, parse_host
+from narthex.engines.ollama.names import parse_time
 from narthex.engines.ollama.records import Container
 from narthex.host.processes import family
 
@@ -28,6 +29,7 @@ _OTHER_SOCKETS = (  # rootless Docker, Docker Desktop
     "~/.docker/desktop/docker.sock",
 )
 _EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 (as Docker writes a port that is open on all addresses)
+_SAME_START_S = 3.0  # between the kernel's and the daemon's time of a start
 _LAST_RESORT_HOME = "/root"  # the official image runs as root
 
 
@@ -61,7 +63,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextlib.contextmanager
-def connect() -> Iterator[Any]:
+def connect(timeout_s: int = TIMEOUT_S) -> Iterator[Any]:
     """The SDK's low-level client. Raises NoDocker, also for what goes wrong while the daemon is asked."""
     try:
         import docker as sdk
@@ -70,7 +72,7 @@ def connect() -> Iterator[Any]:
         raise NoDocker("the Python package «docker» is not installed") from error
     client = None
     try:
-        client = sdk.from_env(timeout=TIMEOUT_S, environment=_environment())
+        client = sdk.from_env(timeout=timeout_s, environment=_environment())
         yield client.api
     except (sdk.errors.DockerException, RequestException, OSError) as error:
         raise NoDocker(_why(error)) from error
@@ -189,15 +191,21 @@ def _way_in(api: Any, facts: Mapping[str, Any], port: int) -> tuple[str | None, 
 
 
 def _pid_here(facts: Mapping[str, Any]) -> int | None:
-    """The container's Ollama among this machine's processes: Docker may run in a virtual machine, and then
-    its process numbers mean nothing here."""
+    """The container's Ollama among this machine's processes.
+
+    Docker may run in a virtual machine, where its process numbers mean nothing here: the control group must
+    name the container, or the process must be as old as the container's start.
+    """
     first = int(facts["State"].get("Pid") or 0)
     if not first or remote_host():
         return None
+    age = processes.started_s(first)
+    start = parse_time(str(facts["State"].get("StartedAt", "")))
+    same_time = age is not None and start is not None and abs(age - start.timestamp()) < _SAME_START_S
+    if processes.container_id(first) != facts["Id"] and not same_time:
+        return None
     servers = [pid for pid in sorted(family(first)) if processes.is_ollama(pid)]
-    if servers:
-        return servers[0]
-    return first if processes.container_id(first) == facts["Id"] else None
+    return servers[0] if servers else first
 
 
 def _store_inside(env: Mapping[str, str]) -> str:

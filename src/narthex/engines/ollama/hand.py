@@ -107,12 +107,12 @@ class ContainerHand:
     @property
     def changed(self) -> bool:
         """Whether a twin stands in its place."""
-        with _told(self._name), docker.connect() as api:
+        with _told(self._name), docker.connect(_COMMAND_S) as api:
             return _original_id(api.inspect_container(self._name)) is not None
 
     def restart(self) -> Server:
         """``docker restart``."""
-        with _told(self._name), docker.connect() as api:
+        with _told(self._name), docker.connect(_COMMAND_S) as api:
             api.restart(self._name, timeout=_STOP_S)
         return self._answering()
 
@@ -123,7 +123,7 @@ class ContainerHand:
                 f"The models of container «{self._name}» lie inside it, so a twin would have none.",
                 hint="Give it a volume: docker run -v ollama:/root/.ollama …",
             )
-        with _told(self._name), docker.connect() as api, contextlib.ExitStack() as undo:
+        with _told(self._name), docker.connect(_COMMAND_S) as api, contextlib.ExitStack() as undo:
             now = api.inspect_container(self._name)
             own = api.inspect_container(_original_id(now) or now["Id"])
             if own["HostConfig"].get("AutoRemove"):
@@ -148,7 +148,7 @@ class ContainerHand:
 
     def restore(self) -> Server:
         """Away with the twin, and the user's own container back."""
-        with _told(self._name), docker.connect() as api:
+        with _told(self._name), docker.connect(_COMMAND_S) as api:
             now = api.inspect_container(self._name)
             original = _original_id(now)
             if original is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from narthex.host.processes import family, stat_fields
+from narthex.host.processes import TICKS, family, stat_fields
 
 PROC = Path("/proc")
 PACKAGED_STORE = "/usr/share/ollama/.ollama/models"  # of the Linux package's user «ollama»
@@ -146,6 +146,13 @@ def container_in(cgroup: str) -> str | None:
     return found.group(1) if found else None
 
 
+def started_s(pid: int) -> float | None:
+    """When the process was started, in seconds since 1970; None once it is gone."""
+    rows = dict(row.split(maxsplit=1) for row in _text(PROC / "stat").splitlines())
+    ticks = _started(pid)
+    return int(rows["btime"]) + ticks / TICKS if ticks and "btime" in rows else None
+
+
 def log_file(pid: int) -> str | None:
     """The regular file that the process writes its errors to, else its output."""
     for number in (2, 1):
@@ -197,6 +204,7 @@ def _may_serve(pid: int, port: int) -> bool:
 
 
 def _started(pid: int) -> int:
+    """In clock ticks since the machine was booted."""
     fields = stat_fields(pid)
     return int(fields[_START_TIME]) if fields else 0
 

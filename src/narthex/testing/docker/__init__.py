@@ -1,0 +1,1 @@
+"""The parts of the fake Docker daemon: see :mod:`narthex.testing.fake_docker`."""
