@@ -251,7 +251,9 @@ def _next_steps(result: StudyResult) -> str:
     rows = []
     if result.profile:
         rows.append(("profile", result.profile))
-        rows.append(("use it", f"narthex profile export {result.profile} --format llama-server"))
+        served = result.model is not None and result.model.served_as
+        use = f"apply {result.profile}" if served else f"profile export {result.profile} --format llama-server"
+        rows.append(("use it", f"narthex {use}"))
         if not is_proven(result):
             rows.append(("prove it", f"narthex soak {result.profile} --for 150s"))
     if is_stored(result):

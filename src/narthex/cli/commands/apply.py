@@ -104,7 +104,7 @@ def _prepare(profile: Profile, name: str | None, nearest: bool, ollama: str | No
         source=source,
         parameters=parameters_for(found.knobs, target.server.version, own_parameters(target)[0]),
     )
-    with translated(api, tuning.name):
+    with translated(api, "list its models"):
         must_be_free(tuning, profile, api.tags())
     chosen = msgspec.structs.replace(
         profile, knobs=found.knobs, proven=profile.proven and not found.differences
@@ -117,7 +117,7 @@ def _apply(journal: Journal, job: _Job, progress: Progress) -> _Done:
     from narthex.profiles.store import load_profile, save_profile
     from narthex.profiles.tuned import make, remove
 
-    with translated(job.api, job.tuning.name):
+    with translated(job.api, f"create «{job.tuning.name}»"):
         digest = make(job.api, job.tuning)
     # Noted before the proof: what a killed run leaves behind is known, and «unapply» takes it back.
     applied = msgspec.structs.replace(
@@ -133,7 +133,7 @@ def _apply(journal: Journal, job: _Job, progress: Progress) -> _Done:
         holds = done.holds
     finally:
         if not holds:
-            with translated(job.api, job.tuning.name):
+            with translated(job.api, f"remove «{job.tuning.name}»"):
                 remove(job.api, job.tuning.name)
             gone = msgspec.structs.replace(applied, applied_as=None, applied_to=None, applied_digest=None)
             save_profile(journal, gone)

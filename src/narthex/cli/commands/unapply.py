@@ -36,7 +36,7 @@ def command(profile: str, ollama: str | None) -> None:
         stored = _applied(journal, profile)
         assert stored.applied_as is not None
         api = Api(find_server(ollama or stored.applied_to).url)
-        with translated(api, stored.applied_as):
+        with translated(api, f"remove «{stored.applied_as}»"):
             words = _remove(api, stored)
         gone = msgspec.structs.replace(stored, applied_as=None, applied_to=None, applied_digest=None)
         save_profile(journal, gone)
