@@ -47,3 +47,11 @@ def test_readings_carry_the_fill_and_the_speed_of_their_moment() -> None:
     assert [row.fill for row in found] == [None, 0.3, 0.9, 0.9]
     assert [row.decode_tps for row in found] == [40.0, 40.0, None, None]
     assert [row.ram_bytes for row in found] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("slot_ctx", [256, 512, 2048, 4096, 8192, 32768, 131072])
+def test_where_sizes_are_only_learned_more_room_is_left(slot_ctx: int) -> None:
+    generate = min(GENERATE, slot_ctx // 32)
+    loose = sizes(slot_ctx, generate, exact=False)
+    assert all(size > 0 and 1.02 * size + generate < slot_ctx for size in loose)
+    assert max(loose) == loose[0] == loose[3]

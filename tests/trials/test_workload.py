@@ -93,3 +93,34 @@ def test_a_file_without_prompts_is_a_usage_error(tmp_path: Path, content: str) -
 def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="can't be read"):
         read_prompts(tmp_path / "none.txt")
+
+
+def test_a_text_has_about_the_tokens_asked_for_once_the_source_was_counted() -> None:
+    source = Prompts("code")
+    text = source.text_of(400)
+    source.learn(text, len(text) // 5)
+    assert len(source.text_of(2000)) // 5 == pytest.approx(2000, rel=0.05)
+
+
+def test_a_text_of_unknown_tokens_is_rather_too_short() -> None:
+    assert len(Prompts("document").text_of(1000)) < 3.5 * 1000
+
+
+def test_what_a_text_will_count_is_unknown_before_one_was_counted() -> None:
+    source = Prompts("chat")
+    text = source.text_of(300)
+    assert source.expected(text) is None
+    source.learn(text, 300)
+    assert source.expected(text) == pytest.approx(300)
+
+
+def test_a_few_tokens_teach_nothing() -> None:
+    source = Prompts("chat")
+    source.learn(source.text_of(5), 9)
+    assert source.expected("x" * 100) is None
+
+
+def test_texts_of_any_size_begin_with_a_word_of_their_own() -> None:
+    source = Prompts("chat")
+    texts = [source.text_of(size) for size in (1, 2, 12, 300) for _ in range(20)]
+    assert len({text[:12] for text in texts}) == len(texts)

@@ -164,6 +164,10 @@ class RunningEngine(Protocol):
         """The newest lines of its output."""
         ...
 
+    def disturbed(self) -> str | None:
+        """What others did to it meanwhile, as loading it anew; None where nothing was seen, or nobody can."""
+        ...
+
     def stop(self) -> StopReport:
         """Gently, then firmly; returns once its memory is free. Safe to call twice."""
         ...

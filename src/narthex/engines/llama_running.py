@@ -100,6 +100,10 @@ class LlamaServer:
         """The newest lines of its output."""
         return self._child.output.tail(lines)
 
+    def disturbed(self) -> str | None:
+        """None: nobody else asks a server that narthex has started."""
+        return None
+
     def stop(self, gentle_s: float = STOP_S) -> StopReport:
         """SIGTERM, then SIGKILL; returns once the process is gone and, on a GPU, its memory is back."""
         if self._stopped is None:

@@ -130,6 +130,11 @@ class Sampler:
             gaps=self._gaps(),
         )
 
+    @property
+    def vram_doubt(self) -> str | None:
+        """Why ``vram_bytes`` may count what others hold; None where it is the engine's own."""
+        return self._vram_doubt
+
     def energy_joules(self) -> float | None:
         """Energy of the cards since the start: their own counter, else power integrated over time."""
         end = self._energy_end if self._energy_end is not None else self._energy()

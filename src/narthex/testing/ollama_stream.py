@@ -14,8 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from narthex.engines._base import Failure, LoadReport, StopReport
+from narthex.engines._base import Engine, Failure, LaunchFailed, LoadReport, StopReport, Watch
 from narthex.host.facts import CardsBefore
+from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 
 SECOND = 1_000_000_000
@@ -223,3 +224,27 @@ class StreamedModel:
 
     def __exit__(self, *exc: object) -> None:
         pass
+
+
+class StreamedLoader:
+    """A :class:`narthex.engines._base.Loader` over one :class:`OllamaStream`: each load gives what ``loads``
+    holds next, a Failure or a model; the last one again and again."""
+
+    def __init__(self, *loads: StreamedModel | Failure, comes_back: bool = True) -> None:
+        self.engine = Engine(kind="ollama", path="", source="flag", build="0.33.0", devices=())
+        self.loaded = self.waited = 0
+        self._loads = loads
+        self._comes_back = comes_back
+
+    def load(self, knobs: KnobValues, watch: Watch) -> StreamedModel:
+        """The next. Raises LaunchFailed."""
+        found = self._loads[min(self.loaded, len(self._loads) - 1)]
+        self.loaded += 1
+        if isinstance(found, Failure):
+            raise LaunchFailed(found, None, 0.0)
+        return found
+
+    def came_back(self, watch: Watch) -> bool:
+        """As it was told."""
+        self.waited += 1
+        return self._comes_back

@@ -140,8 +140,9 @@ def _not_full(seen: Seen) -> Problem:
 def _held(seen: Seen, vram: Sequence[int | None]) -> str:
     grown = growth(vram)
     rounds = f"{len(seen.turns)} round{'' if len(seen.turns) == 1 else 's'}"
+    jobs = f", beside {seen.jobs} job{'' if seen.jobs == 1 else 's'} of {seen.beside}" if seen.beside else ""
     memory = f", GPU memory grew by {format_size(grown)}" if grown is not None else ""
     return (
         f"{format_duration(seen.seconds)} with up to {seen.fill_max:.0%} of the context full, "
-        f"{rounds} without an error{memory}."
+        f"{rounds} without an error{memory}{jobs}."
     )

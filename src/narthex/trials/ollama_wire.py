@@ -99,17 +99,18 @@ class _Round:
         if self._limit and count >= self._limit:
             return msgspec.structs.replace(reply, truncated=True)
         if expected and count < FAR_BELOW * expected:
-            return self._far_below(reply, round(expected))
+            return self._far_below(text, reply, round(expected))
         self._prompts.learn(text, count)
         if self._limit and reply.context_n > self._limit:
             return _doubted(reply, "an answer ran over the context's end: the engine dropped old tokens")
         return reply
 
-    def _far_below(self, reply: Reply, expected: int) -> Reply:
+    def _far_below(self, text: str, reply: Reply, expected: int) -> Reply:
         """Cut without a word, by the log or where it hardly fitted; else taken from a cache."""
         for line in reversed(self._engine.tail(200)):
             found = _TRUNCATING.search(line)
             if found and int(found.group(2)) == reply.prompt_n:
+                self._prompts.learn(text, int(found.group(1)))
                 return msgspec.structs.replace(reply, truncated=True, refused_n=int(found.group(1)))
         if self._limit and expected > 0.8 * self._limit:
             return msgspec.structs.replace(reply, truncated=True)

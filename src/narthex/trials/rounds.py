@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import msgspec
+
+from narthex.engines._base import Failure
 from narthex.host.sampler import Sample, Sampler
 from narthex.outcomes import Outcome
+from narthex.trials.endurance import NEEDED_FILL
 from narthex.trials.probes import others_busy
 from narthex.trials.session import Answer, Session
 from narthex.trials.soak import Seen, SoakSample, SoakTurn
 from narthex.trials.trial import Watch
+from narthex.trials.turns import loose_margin
 
 FULL = 0.92
 """Fill of the fullest prompts; the answer comes on top. A proof needs 0.90."""
@@ -25,13 +30,15 @@ STEP = 8192
 GENERATE = 64
 MARGIN = 8
 """Tokens that stay free at the context's end."""
-LOOSE_FULL = 0.95
-"""Fill of the fullest contexts, answer and all, where a prompt's size is only learned: it may miss by three
-in a hundred to either side, and an answer may end early."""
+FILL_TRIES = 3
+"""Full rounds that are asked at most until one is full enough, where a prompt's size is only learned."""
 FIRST_LOOK = 512
 """Tokens of the prompt that such an engine is asked first, to learn how it counts."""
 ROUND_TIMEOUT_S = 900.0
 SAMPLE_S = 1.0
+
+
+Check = Callable[[], Failure | None]
 
 
 class Rounds:
@@ -46,8 +53,11 @@ class Rounds:
         self._size = 0  # prompt tokens of the fullest slot in this round
         self._fills: list[tuple[float, float]] = []  # (at_s, fill)
 
-    def run(self, seconds: float) -> None:
-        """Ask until the time is up or something fails; at least one round."""
+    def run(self, seconds: float, check: Check = lambda: None) -> None:
+        """Ask until the time is up or something fails; at least one round.
+
+        ``check`` is asked after each round whether something beside the engine failed.
+        """
         seen = self._seen
         exact, engine = self._session.exact, self._session.engine
         generate = max(1, min(GENERATE, seen.slot_ctx // (16 if exact else 32)))
@@ -56,13 +66,20 @@ class Rounds:
             self._began = time.monotonic()
             if not exact:
                 self._first_look()
-            while seen.failure is None and (not seen.turns or self._now() < seconds):
+            while seen.failure is None and (self._fills_up() or self._now() < seconds):
                 self._watch("soaking", min(1.0, self._now() / seconds) if seconds > 0 else None)
-                self._round(chosen(plan, len(seen.turns), self._slots), generate)
+                number = 0 if self._fills_up() else len(seen.turns)
+                self._round(chosen(plan, number, self._slots), generate)
+                seen.failure = seen.failure or check()
         self._keep(sampler)
 
     def _now(self) -> float:
         return time.monotonic() - self._began
+
+    def _fills_up(self) -> bool:
+        """Whether the context still has to be filled: one round does it where sizes are exact."""
+        tries = 1 if self._session.exact else FILL_TRIES
+        return len(self._seen.turns) < tries and self._seen.fill_max < NEEDED_FILL
 
     def _first_look(self) -> None:
         """One short prompt, so that the first full one has about the right size."""
@@ -93,8 +110,8 @@ class Rounds:
         if seen.failure is None:
             seen.turns.append(_turn(answer, sizes, began, seen.seconds))
             held = [reply.context_n or size for reply, size in zip(answer.replies, sizes, strict=True)]
-            # What counts is a full slot: the smallest of the first round, where all are full.
-            fill = min(held) if len(seen.turns) == 1 else max(held)
+            # What counts is a full slot: the smallest of a round that fills them all.
+            fill = min(held) if len(set(sizes)) == 1 else max(held)
             seen.fill_max = max(seen.fill_max, fill / seen.slot_ctx)
 
     def _token(self, count: int) -> None:
@@ -110,7 +127,10 @@ class Rounds:
         seen.samples = samples(sampler.series(), seen.turns, fills)
         seen.vram_free_bytes = sampler.latest().vram_free_bytes
         seen.ram_free_bytes = read_memory()[1] or None
-        seen.others_busy = others_busy(sampler.peaks())
+        seen.others_busy = bool(seen.beside) or others_busy(sampler.peaks())
+        if seen.beside and sampler.vram_doubt:
+            seen.samples = tuple(msgspec.structs.replace(row, vram_bytes=None) for row in seen.samples)
+            seen.doubts.append(f"the engine's GPU memory can't be told from that of {seen.beside}")
 
 
 def sizes(slot_ctx: int, generate: int, *, exact: bool = True) -> list[int]:
@@ -123,7 +143,7 @@ def sizes(slot_ctx: int, generate: int, *, exact: bool = True) -> list[int]:
     """
     last, full = slot_ctx - generate - MARGIN, int(slot_ctx * FULL)
     if not exact:
-        last = full = int(slot_ctx * LOOSE_FULL) - generate
+        last = full = slot_ctx - generate - loose_margin(slot_ctx)
     fills = [max(1, min(last, full if share == FULL else int(slot_ctx * share))) for share in FILLS]
     return fills + [step - generate // 2 for step in range(STEP, last, STEP)]
 

@@ -28,6 +28,9 @@ from narthex.trials.verdict import WIDE_SPREAD
 from narthex.trials.workload import WORKLOADS, Prompts
 from narthex.units import format_duration, format_rate
 
+RETURNS = 2
+"""How often a trial or a soak begins anew after its server went down and came back."""
+
 
 class EngineRunner:
     """Runs trials of one model on one engine, each with a fresh load.
@@ -49,6 +52,19 @@ class EngineRunner:
         """Load, warm up, time, stop. Failures are data; only KeyboardInterrupt gets out."""
         if why := too_long(trial.turn, trial.knobs):
             return Observation(outcome=Outcome.UNSUPPORTED_SETTING, reason=why, counts_as_load=False)
+        downs = 0
+        while True:
+            seen = self._once(trial, watch)
+            if seen.outcome is not Outcome.SERVER_DOWN:
+                return _after_downs(seen, downs)
+            downs += 1
+            if not self.came_back(watch):
+                return msgspec.structs.replace(_after_downs(seen, downs - 1), counts_as_load=False)
+            if downs > RETURNS:
+                reason = f"The server went down each of {downs} times: {seen.reason}"
+                return msgspec.structs.replace(seen, reason=reason)
+
+    def _once(self, trial: Trial, watch: Watch) -> Observation:
         watch("loading", None)
         bandwidth, missing = machine_bandwidth()
         try:
@@ -56,6 +72,7 @@ class EngineRunner:
         except LaunchFailed as failed:
             return _not_loaded(failed)
         with engine:
+            seen_from_here = engine.pid is not None or engine.cards_before is not None
             turns = Turns(
                 Session(engine, self.prompts_for(trial)), trial, slot_ctx(engine, trial.knobs), watch
             )
@@ -67,6 +84,7 @@ class EngineRunner:
                 failure = failure or turns.near_end()
             watch("stopping", None)
             stopped = engine.stop()
+        bandwidth = bandwidth if seen_from_here else Bandwidth()
         observation = _observation(engine, turns, failure, probes.read(), stopped)
         share = self._bandwidth_share(trial, observation, bandwidth)
         gaps = (*observation.gaps, *missing, *self._other_prompts(trial), *_gaps(trial, engine.report, share))
@@ -75,6 +93,10 @@ class EngineRunner:
     def launch(self, trial: Trial, watch: Watch) -> RunningEngine:
         """The engine with the trial's setting, ready. Raises LaunchFailed. Use it as a context manager."""
         return self._loader.load(trial.knobs, watch)
+
+    def came_back(self, watch: Watch) -> bool:
+        """After ``Outcome.SERVER_DOWN``: whether the server answers again. Waits for it."""
+        return self._loader.came_back(watch)
 
     def prompts_for(self, trial: Trial) -> Prompts:
         """The user's own prompts, else those of the trial's workload."""
@@ -117,6 +139,14 @@ def _not_loaded(failed: LaunchFailed) -> Observation:
     )
 
 
+def _after_downs(seen: Observation, downs: int) -> Observation:
+    if not downs:
+        return seen
+    times = "once" if downs == 1 else f"{downs} times"
+    doubt = f"the server went down {times} under way, and the trial began anew"
+    return msgspec.structs.replace(seen, doubts=(*seen.doubts, doubt))
+
+
 def _observation(
     engine: RunningEngine, turns: Turns, failure: Failure | None, readings: Readings, stopped: StopReport
 ) -> Observation:
@@ -137,7 +167,7 @@ def _observation(
     return msgspec.structs.replace(
         measured,
         reason=measured.reason or _sentence(measured),
-        doubts=(*turns.doubts, *readings.doubts, *_doubts(measured, stopped)),
+        doubts=(*turns.doubts, *readings.doubts, *_doubts(measured, engine, stopped)),
     )
 
 
@@ -150,7 +180,9 @@ def _sentence(observation: Observation) -> str:
     )
 
 
-def _doubts(observation: Observation, stopped: StopReport) -> Iterator[str]:
+def _doubts(observation: Observation, engine: RunningEngine, stopped: StopReport) -> Iterator[str]:
+    if words := engine.disturbed():
+        yield words
     spread = observation.spread
     if spread is not None and spread > WIDE_SPREAD:
         yield f"the repeats differ by {spread:.0%}"

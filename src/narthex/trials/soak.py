@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from narthex.engines._base import Failure, LaunchFailed
+from narthex.errors import TenantError
 from narthex.outcomes import Outcome
 from narthex.trials.trial import Trial, Watch
 
 if TYPE_CHECKING:
+    from narthex.tenants._base import JobsReport, Tenant
+    from narthex.trials.rounds import Rounds
     from narthex.trials.runner import EngineRunner
 
 
@@ -77,13 +80,32 @@ class Seen(msgspec.Struct, kw_only=True):
     others_busy: bool = False  # other programs worked enough to slow the engine
 
 
-def soak(runner: EngineRunner, trial: Trial, *, seconds: float, watch: Watch) -> SoakReport:
+def soak(
+    runner: EngineRunner, trial: Trial, *, seconds: float, watch: Watch, beside: Tenant | None = None
+) -> SoakReport:
     """Load the setting and keep it busy for ``seconds``, all slots at once.
 
-    Failures are data; only KeyboardInterrupt gets out. It may take longer than asked: the first round, which
-    fills the context, is always waited for, up to 15 minutes.
+    ``beside``: another program on the card whose jobs run meanwhile, one after the other; it must not fail
+    either. Failures are data; only KeyboardInterrupt gets out. It may take longer than asked: the first
+    round, which fills the context, is always waited for, up to 15 minutes. Where the server goes down and
+    comes back, the soak begins anew.
     """
     from narthex.trials.endurance import conclude
+    from narthex.trials.runner import RETURNS
+
+    downs = 0
+    while True:
+        seen = _once(runner, trial, seconds, watch, beside)
+        down = seen.failure is not None and seen.failure.outcome is Outcome.SERVER_DOWN
+        if not down or downs == RETURNS or not runner.came_back(watch):
+            break
+        downs += 1
+    if downs:
+        seen.doubts.append("the server went down under way, and the soak began anew")
+    return conclude(seen)
+
+
+def _once(runner: EngineRunner, trial: Trial, seconds: float, watch: Watch, beside: Tenant | None) -> Seen:
     from narthex.trials.rounds import Rounds
     from narthex.trials.runner import slot_ctx
     from narthex.trials.session import Session
@@ -93,7 +115,40 @@ def soak(runner: EngineRunner, trial: Trial, *, seconds: float, watch: Watch) ->
     try:
         with runner.launch(trial, watch) as engine:
             seen.slot_ctx = slot_ctx(engine, trial.knobs)
-            Rounds(Session(engine, runner.prompts_for(trial)), trial.knobs.parallel, seen, watch).run(seconds)
+            session = Session(engine, runner.prompts_for(trial))
+            rounds = Rounds(session, trial.knobs.parallel, seen, watch)
+            if beside is None:
+                rounds.run(seconds)
+            else:
+                _run_beside(beside, rounds, seen, seconds)
+            if words := engine.disturbed():
+                seen.doubts.append(words)
     except LaunchFailed as failed:
         seen.failure, seen.errors = failed.failure, 1
-    return conclude(seen)
+    return seen
+
+
+def _run_beside(tenant: Tenant, rounds: Rounds, seen: Seen, seconds: float) -> None:
+    """The rounds, while the tenant's jobs run. The first of its failures ends them."""
+    seen.beside, seen.jobs = tenant.name, 0
+    try:
+        with tenant.job() as work:
+            rounds.run(seconds, check=lambda: _failed_job(tenant, work.report()))
+    except TenantError as error:
+        seen.failure = seen.failure or _job_failure(tenant, error.message)
+        return
+    report = work.report()
+    seen.jobs = report.done
+    seen.failure = seen.failure or _failed_job(tenant, report)
+
+
+def _failed_job(tenant: Tenant, report: JobsReport) -> Failure | None:
+    if not report.failed and not report.ended:
+        return None
+    return _job_failure(tenant, report.ended or "; ".join(report.words))
+
+
+def _job_failure(tenant: Tenant, words: str) -> Failure:
+    return Failure(
+        outcome=Outcome.UNSTABLE, line=f"A job of {tenant.name} beside it failed: {words.rstrip('.')}."
+    )

@@ -84,7 +84,7 @@ class Prompts:
         self._run = run or secrets.token_hex(8)
         self._count = 0
         self._characters_a_token = 3.0
-        self._told = [0, 0]  # characters and tokens of prompts that an engine has counted, heads left out
+        self._told = (0, 0)  # characters and tokens of prompts that an engine has counted, heads left out
         self._lock = threading.Lock()
 
     @property
@@ -134,11 +134,13 @@ class Prompts:
         return _HEAD_TOKENS + (len(text) - _HEAD_CHARACTERS) * tokens / characters if characters else None
 
     def learn(self, text: str, tokens: int) -> None:
-        """What an engine counted for a text of this source. Longer texts count for more."""
+        """What an engine counted for a text of this source. Longer and newer texts count for more."""
         if tokens >= _TELLING_TOKENS:
-            with self._lock:
-                self._told[0] += len(text) - _HEAD_CHARACTERS
-                self._told[1] += tokens - _HEAD_TOKENS
+            characters, before = self._told
+            self._told = (
+                characters // 2 + len(text) - _HEAD_CHARACTERS,
+                before // 2 + tokens - _HEAD_TOKENS,
+            )
 
     def _parts(self, rng: Random) -> Iterator[str]:
         if not self._own:
