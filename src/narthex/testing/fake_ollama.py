@@ -27,7 +27,7 @@ from typing import Any
 
 from narthex.models.header import read_header
 from narthex.testing.ollama import names
-from narthex.testing.ollama.gguf_info import ModelFile
+from narthex.testing.ollama.gguf_info import ModelFile, config_of
 from narthex.testing.ollama.store import Store, layer
 
 VERSION = "0.33.0-rc2"
@@ -202,25 +202,6 @@ def add_model(
         data = json.dumps(dict(parameters), separators=(",", ":")).encode()
         layers.append(layer("params", shelf.put(data)[0], len(data)))
     return shelf.write(parsed, config_of(model, layers, parent), layers).digest
-
-
-def config_of(model: ModelFile, layers: list[dict[str, Any]], parent: str) -> dict[str, Any]:
-    """The config blob of a model."""
-    details = model.details(parent)
-    return {
-        "model_format": "gguf",
-        "model_family": details["family"],
-        "model_families": details["families"],
-        "model_type": details["parameter_size"],
-        "file_type": details["quantization_level"],
-        "context_length": model.context_train,
-        "embedding_length": model.number("embedding_length"),
-        "capabilities": model.capabilities,
-        "parent_model": parent,
-        "architecture": "amd64",
-        "os": "linux",
-        "rootfs": {"type": "layers", "diff_ids": [entry["digest"] for entry in layers]},
-    }
 
 
 def _free_port() -> int:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from narthex.testing.ollama import inference, listing
+from narthex.testing.ollama import building, compat, embedding, inference, listing
 from narthex.testing.ollama.scheduler import ClientLeft
 from narthex.testing.ollama.serving import Serving
 from narthex.testing.ollama.wire import Refused, refusal
@@ -36,7 +36,21 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("POST", "/api/show"): listing.show,
     ("POST", "/api/generate"): inference.generate,
     ("POST", "/api/chat"): inference.chat,
+    ("POST", "/api/embed"): embedding.embed,
+    ("POST", "/api/embeddings"): embedding.embeddings,
+    ("POST", "/api/create"): building.create,
+    ("POST", "/api/copy"): building.copy,
+    ("POST", "/api/pull"): building.pull,
+    ("DELETE", "/api/delete"): building.delete,
+    ("GET", "/v1/models"): compat.models,
+    ("POST", "/v1/chat/completions"): compat.chat_completions,
+    ("POST", "/v1/completions"): compat.completions,
+    # the rest of these paths is an argument
+    ("HEAD", "/api/blobs/"): building.blob,
+    ("POST", "/api/blobs/"): building.blob,
+    ("GET", "/v1/models/"): compat.model,
 }
+_SINCE = {"/api/ps": (0, 1, 38), "/api/embed": (0, 2, 6)}
 
 
 def application(serving: Serving) -> web.Application:
@@ -69,10 +83,12 @@ def application(serving: Serving) -> web.Application:
 async def _answer(serving: Serving, request: web.Request) -> web.StreamResponse:
     if not _host_is_known(request) or not _origin_is_known(request):
         return web.Response(status=403)
-    handler = ROUTES.get((request.method, request.path))
-    if handler is None:
-        allowed = sorted(method for method, path in ROUTES if path == request.path)
-        if allowed:
+    place = next((p for p in ("/api/blobs/", "/v1/models/") if request.path.startswith(p)), request.path)
+    handler = ROUTES.get((request.method, place))
+    known = serving.manner.since(*_SINCE.get(place, (0,)))
+    if handler is None or not known:
+        allowed = sorted(method for method, path in ROUTES if path == place)
+        if allowed and known:
             headers = {**_TEXT, "Allow": ", ".join(allowed)}
             return web.Response(status=405, body=b"405 method not allowed", headers=headers)
         return web.Response(status=404, body=b"404 page not found", headers=_TEXT)

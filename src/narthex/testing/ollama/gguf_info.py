@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from narthex.errors import ModelFileError
+from narthex.models.architectures import KNOWN
 from narthex.models.header import Header, read_header
 from narthex.models.inspection import ArrayLength
 from narthex.models.quants import MIXES
+from narthex.testing.ollama.gguf_arrays import read_arrays
 from narthex.testing.ollama.gowords import count
 
+_HEADER_BYTES = 64 * 2**20
 _HIDDEN = ("general.name", "tokenizer.chat_template")
 _ONE_SLOT = ("mllama", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen3next", "lfm2", "lfm2moe")
 
@@ -57,6 +62,11 @@ class ModelFile:
         return found
 
     @property
+    def known(self) -> bool:
+        """Whether llama.cpp knows the architecture, as far as narthex knows."""
+        return self.architecture in KNOWN
+
+    @property
     def embedding(self) -> bool:
         """Whether it is for embeddings only."""
         return self.capabilities == ["embedding"]
@@ -101,12 +111,12 @@ class ModelFile:
 
     def model_info(self, verbose: bool) -> dict[str, Any]:
         """``model_info`` of show: arrays are null unless asked with ``verbose``."""
-        arrays = _whole_arrays(self.blob) if verbose else {}
+        arrays = read_arrays(self.blob) if verbose else {}
         values: dict[str, Any] = {}
         for key, value in self.header.metadata.items():
             if key not in _HIDDEN:
                 is_array = isinstance(value, tuple | list | ArrayLength)
-                values[key] = arrays.get(key) if is_array else _plain(value)
+                values[key] = _plain(arrays.get(key) if is_array else value)
         values["general.parameter_count"] = self.parameters
         return dict(sorted(values.items()))
 
@@ -118,26 +128,70 @@ class ModelFile:
         ]
 
 
+class BadModel(Exception):
+    """A file that Ollama refuses, with Ollama's words."""
+
+
+_READ: dict[tuple[str, int, int], ModelFile] = {}  # path, size, time of change
+
+
 def read_model(blob: Path) -> ModelFile:
-    """Raises ModelFileError for anything that is no whole GGUF file."""
-    return ModelFile(blob, read_header(blob))
+    """The file as it is now. Raises BadModel, and FileNotFoundError where it is gone."""
+    info = blob.stat()
+    key = (str(blob), info.st_size, info.st_mtime_ns)
+    if key not in _READ:
+        try:
+            _READ[key] = ModelFile(blob, read_header(blob))
+        except ModelFileError as error:
+            raise BadModel(_why_bad(blob, str(error))) from None
+    return _READ[key]
+
+
+def _why_bad(blob: Path, words: str) -> str:
+    """A file that was cut names the first tensor beyond its end."""
+    with blob.open("rb") as file:
+        start = file.read(_HEADER_BYTES)
+    if start[:4] != b"GGUF":
+        return "invalid file magic"
+    with tempfile.NamedTemporaryFile() as whole:  # the same header in a file that is long enough, all holes
+        whole.write(start)
+        whole.truncate(2**40)
+        try:
+            header = read_header(Path(whole.name))
+        except (ModelFileError, OSError):
+            return words
+    size = blob.stat().st_size
+    for tensor in header.tensors:
+        end = header.data_offset + tensor.offset + tensor.nbytes
+        if end > size:
+            return f'tensor "{tensor.name}" offset+size ({end}) exceeds file size ({size})'
+    return words
 
 
 def _plain(value: Any) -> Any:
     """A number as Go prints it: a float without a fraction loses its point, an f32 its noise."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     if isinstance(value, float):
         value = float(f"{value:.7g}")
         return int(value) if value.is_integer() and abs(value) < 1e21 else value
     return value
 
 
-def _whole_arrays(path: Path) -> dict[str, list[Any]]:
-    """Every array of the metadata, at full length; takes seconds for a large vocabulary."""
-    from gguf import GGUFReader  # of the test tools
-
-    found = {}
-    for key, field in GGUFReader(path).fields.items():
-        value = field.contents()
-        if isinstance(value, list):
-            found[key] = [_plain(item) for item in value]
-    return found
+def config_of(model: ModelFile, layers: list[dict[str, Any]], parent: str) -> dict[str, Any]:
+    """The config blob of a model."""
+    details = model.details(parent)
+    return {
+        "model_format": "gguf",
+        "model_family": details["family"],
+        "model_families": details["families"],
+        "model_type": details["parameter_size"],
+        "file_type": details["quantization_level"],
+        "context_length": model.context_train,
+        "embedding_length": model.number("embedding_length"),
+        "capabilities": model.capabilities,
+        "parent_model": parent,
+        "architecture": "amd64",
+        "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": [entry["digest"] for entry in layers]},
+    }

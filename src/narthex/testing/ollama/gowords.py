@@ -108,3 +108,12 @@ def dumps(value: Any) -> str:
     """JSON as Go's encoder writes it: no blanks, ``<``, ``>`` and ``&`` escaped."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def json_words(text: str, error: ValueError) -> str:
+    """What Go's decoder says about a text that Python's refused, too."""
+    at = getattr(error, "pos", 0)
+    if at >= len(text.rstrip()):
+        return "unexpected EOF"
+    where = "object key string" if text[:at].rstrip().endswith("{") else "value"
+    return f"invalid character '{text[at]}' looking for beginning of {where}"

@@ -161,11 +161,9 @@ class Scheduler:
         if differs(runner.start, adjusted(request.wanted, request.model), self.manner):
             return True
         if not runner.alive():
+            name = "llama-server" if self.manner.era == "F" else "llama runner"
             code = runner.exit_code or 0
-            for _ in range(2):
-                name = "llama-server" if self.manner.era == "F" else "llama runner"
-                words = f"{name} process no longer running"
-                self.log.warn(words, sys=abs(code), string=exit_words(code))
+            self.log.warn(f"{name} process no longer running", sys=abs(code), string=exit_words(code))
             return True
         return await runner.health() != "ok"
 

@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from narthex.errors import ModelFileError
 from narthex.testing.ollama import names
-from narthex.testing.ollama.gguf_info import ModelFile, read_model
+from narthex.testing.ollama.gguf_info import BadModel, ModelFile, read_model
 from narthex.testing.ollama.options import Wanted, WrongOption, read_options
 from narthex.testing.ollama.runner import LoadFailed, Runner
 from narthex.testing.ollama.scheduler import Busy, Request, Scheduler
-from narthex.testing.ollama.store import Store, Stored
+from narthex.testing.ollama.store import BadManifest, Store, Stored
 from narthex.testing.ollama.wire import Refused
 
 _BUSY = "server busy, please try again.  maximum pending requests exceeded"
@@ -35,29 +34,38 @@ class Serving:
             raise Refused(400, "invalid model name")
         try:
             found = self.store.find(name)
-        except ValueError:
-            self.log.warn("bad manifest", name=name.full if name else "")
-            raise Refused(500, "invalid character 'n' looking for beginning of object key string") from None
+        except BadManifest as error:
+            self.log.warn("bad manifest", name=name.full if name else "", error=error)
+            raise Refused(500, str(error)) from None
         if found is None:
             raise Refused(404, missing.format(text))
         return found
 
-    def model_file(self, stored: Stored) -> ModelFile:
+    def model_file(
+        self, stored: Stored, missing: str = 'model "{}" not found, try pulling it first'
+    ) -> ModelFile:
         """The GGUF file of a stored model, as it is now. Raises Refused."""
         blob = stored.layer("model")
-        if blob is None or not blob.exists():
+        try:
+            if blob is None:
+                raise FileNotFoundError
+            return read_model(blob)
+        except FileNotFoundError:
             words = f"stat {blob}: no such file or directory"
             self.log.info("failed to load model metadata", model=blob, error=words)
-            raise Refused(404, f'model "{_base(stored)}" not found, try pulling it first')
-        try:
-            return read_model(blob)
-        except ModelFileError as error:
+            raise Refused(404, missing.format(stored.name.short.removesuffix(":latest"))) from None
+        except BadModel as error:
+            self.log.info("failed to load model metadata", model=blob, error=error)
             raise Refused(500, str(error)) from None
 
     def shown_file(self, stored: Stored) -> ModelFile:
         """The same as first read: show and tags answer from a cache."""
         if stored.digest not in self._shown:
-            self._shown[stored.digest] = self.model_file(stored)
+            model = self._shown[stored.digest] = self.model_file(stored)
+            if not model.chat_template and not stored.layer_digest("template"):
+                words = "model is missing tokenizer.chat_template and Go TEMPLATE support is unavailable; "
+                words += "chat responses may be poorly formatted"
+                self.log.warn(words, model=stored.name.full, env="OLLAMA_GO_TEMPLATE=1")
         return self._shown[stored.digest]
 
     def check_capabilities(self, stored: Stored, body: Mapping[str, Any], *, chat: bool) -> None:
@@ -106,7 +114,3 @@ class Serving:
         except WrongOption as error:
             raise Refused(500, str(error)) from None
         return replace(wanted, shift=body.get("shift") is not False)
-
-
-def _base(stored: Stored) -> str:
-    return stored.name.short.removesuffix(":latest")

@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from narthex.testing.ollama.gowords import json_words
 from narthex.testing.ollama.names import Name, parse
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 CONFIG = "application/vnd.docker.container.image.v1+json"
 LAYER = "application/vnd.ollama.image."
 _DIGESTS: dict[tuple[str, int, int], str] = {}  # path, size, time of change → SHA-256
+
+
+class BadManifest(Exception):
+    """A manifest that can't be read, with Go's words."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Store:
         return self.manifests / name.host / name.namespace / name.model / name.tag
 
     def find(self, name: Name | None) -> Stored | None:
-        """By name, whatever its case. Raises ValueError for a manifest that can't be read."""
+        """By name, whatever its case. Raises BadManifest."""
         if name is None:
             return None
         path = self.path(name)
@@ -103,7 +108,7 @@ class Store:
         """All that can be read, newest first."""
         found = []
         for _, path in self.names():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(BadManifest):
                 found.append(self._read(path))
         return sorted(found, key=lambda model: -model.modified_ns)
 
@@ -173,9 +178,12 @@ class Store:
 
     def _read(self, path: Path) -> Stored:
         data = path.read_bytes()
-        manifest = json.loads(data)
+        try:
+            manifest = json.loads(data)
+        except ValueError as error:
+            raise BadManifest(json_words(data.decode("utf-8", "replace"), error)) from None
         if not isinstance(manifest, dict) or "config" not in manifest or "layers" not in manifest:
-            raise ValueError(f"{path} is no manifest")
+            raise BadManifest("json: cannot unmarshal into Go value of type manifest.Manifest")
         parts = path.relative_to(self.manifests).parts
         name = Name(*parts[:4])
         digest = hashlib.sha256(data).hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from narthex.testing.ollama.gowords import FOREVER_NS, NS, GoError, dumps, parse_duration
+from narthex.testing.ollama.gowords import FOREVER_NS, NS, GoError, dumps, json_words, parse_duration
 
 JSON = "application/json; charset=utf-8"
 LINES = "application/x-ndjson"
@@ -42,7 +42,7 @@ async def read_json(request: web.Request) -> dict[str, Any]:
     try:
         body = json.loads(data)
     except ValueError as error:
-        raise Refused(400, _decoder_words(data.decode("utf-8", "replace"), error)) from None
+        raise Refused(400, json_words(data.decode("utf-8", "replace"), error)) from None
     if not isinstance(body, dict):
         kind = _KINDS.get(type(body), "null")
         raise Refused(400, f"json: cannot unmarshal {kind} into Go value of type api.GenerateRequest")
@@ -77,11 +77,3 @@ def read_keep_alive(body: Mapping[str, Any]) -> int | None:
     else:
         ns = round(value * NS) if math.isfinite(value) else FOREVER_NS
     return FOREVER_NS if ns < 0 else min(ns, FOREVER_NS)
-
-
-def _decoder_words(text: str, error: ValueError) -> str:
-    at = getattr(error, "pos", 0)
-    if at >= len(text.rstrip()):
-        return "unexpected EOF"
-    where = "object key string" if text.lstrip()[:1] == "{" else "value"
-    return f"invalid character '{text[at]}' looking for beginning of {where}"
