@@ -124,6 +124,11 @@ def test_layers_on_a_gpu_without_a_buffer_there_are_not_believed(buffer: str) ->
     assert any("33/33" in gap and "main memory" in gap for gap in report.gaps)
 
 
+def test_another_runner_that_answers_meanwhile_does_not_count() -> None:
+    other = "slot   operator(): id  0 | task 0 | new prompt, n_ctx_slot = 512, n_keep = 4, task.n_tokens = 4"
+    assert parse_load([*F_LOAD, other], "0.33.0") == parse_load(F_LOAD, "0.33.0")
+
+
 def test_a_log_without_buffer_lines_says_so() -> None:
     (gap,) = parse_load([F_START], "0.33.0").gaps
     assert "no line about buffers" in gap

@@ -51,7 +51,8 @@ def parse_load(lines: Sequence[str], version: str) -> LoadReport:
     """
     before, after = _around_last_start(lines)
     said = entries(after)
-    report = llama_log.parse_load(raw_lines(after))
+    # «slot …» lines are of requests, and may be of another runner that answers meanwhile.
+    report = llama_log.parse_load(line for line in raw_lines(after) if not line.startswith("slot "))
     buffers = report.buffers or _layout(said)
     command = last_load_command(lines)
     told_ctx = command.num_ctx if command else None
