@@ -14,6 +14,7 @@ import click
 from narthex import __version__
 
 COMMANDS: dict[str, str] = {
+    "init": "A first narthex.toml from what is found on this machine.",
     "inspect": "What the header of a model file says.",
     "models": "What an Ollama holds, what is loaded, and the profile of each model.",
     "host": "What this machine is: GPUs, their tenants, RAM, cores, engines.",
