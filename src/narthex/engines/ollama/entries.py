@@ -27,7 +27,7 @@ _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PAIR = re.compile(rf'({_QUOTED}|[^\s="]+)=({_QUOTED}|\S*)')
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
-_DURATION = re.compile(r"([\d.]+)(h|ms|m|µs|μs|us|ns|s)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|µs|μs|us|ns|s)")
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "μs": 1e-6, "us": 1e-6, "ns": 1e-9}
 
 

@@ -47,11 +47,9 @@ class Era(msgspec.Struct, frozen=True, kw_only=True):
     since: Version
     process: str  # the name of the process that computes, as the process list shows it
     # What size and size_vram of /api/ps are: predicted before the load ("estimate"), what was allotted to the
-    # devices ("layout"), or the sum of the runner's own log lines ("log").
+    # devices ("layout"; before 0.12.11 only for models of Ollama's own engine, else predicted), or the sum of
+    # the runner's own log lines ("log").
     size_means: SizeMeans
-    start: str  # the message of a load's log line
-    argv_tells: bool  # whether the runner's command line holds the options, not only blob and port
-    retries: bool  # whether a load that lacks memory is tried again with a smaller automatic context
 
 
 ERAS: tuple[Era, ...] = (
@@ -61,9 +59,6 @@ ERAS: tuple[Era, ...] = (
         since=Version(0, 0, 0),
         process="ollama",
         size_means="estimate",
-        start="",
-        argv_tells=False,
-        retries=False,
     ),
     Era(
         letter="B",
@@ -71,9 +66,6 @@ ERAS: tuple[Era, ...] = (
         since=Version(0, 1, 32),
         process="ollama_llama_server",
         size_means="estimate",
-        start="starting llama server",
-        argv_tells=True,
-        retries=False,
     ),
     Era(
         letter="C",
@@ -81,9 +73,6 @@ ERAS: tuple[Era, ...] = (
         since=Version(0, 4, 0),
         process="ollama_llama_server",
         size_means="estimate",
-        start="starting llama server",
-        argv_tells=True,
-        retries=False,
     ),
     Era(
         letter="D",
@@ -91,9 +80,6 @@ ERAS: tuple[Era, ...] = (
         since=Version(0, 5, 8),
         process="ollama",
         size_means="estimate",
-        start="starting llama server",
-        argv_tells=True,
-        retries=False,
     ),
     Era(
         letter="E",
@@ -101,9 +87,6 @@ ERAS: tuple[Era, ...] = (
         since=Version(0, 11, 5),
         process="ollama",
         size_means="layout",
-        start="starting runner",
-        argv_tells=False,
-        retries=False,
     ),
     Era(
         letter="F",
@@ -111,9 +94,6 @@ ERAS: tuple[Era, ...] = (
         since=Version(0, 30, 0),
         process="llama-server",
         size_means="log",
-        start="starting llama-server",
-        argv_tells=True,
-        retries=True,
     ),
 )
 

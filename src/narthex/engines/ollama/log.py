@@ -35,7 +35,7 @@ _START = re.compile(r'msg="starting (?:llama-server|llama server|runner)"')
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _REQUEST = re.compile(r"(\w+):(\[[^\]]*\]|\d+\[.*?\](?=[ }])|\S*?)(?=[ }])")
 _LAYERS = re.compile(r"^(\d+)\[")
-_SIZE = re.compile(r"([\d.]+) ?([KMGT]?)i?B")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)i?B")
 _POWERS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _FLASH = {"true": "on", "Enabled": "on", "false": "off", "Disabled": "off", "Auto": "auto"}
 _TERMS = {"model weights": "model", "kv cache": "context", "compute graph": "compute"}
