@@ -232,11 +232,11 @@ def gain_words(proposal: ServerProposal) -> str:
     turns = f"{format_duration_fine(proposal.turn_s)} instead of {format_duration_fine(proposal.over_turn_s)}"
     if proposal.gain_of == "context" and proposal.knobs is not None:
         much = (
-            f"{proposal.gain:.1f} times the context, {proposal.knobs.num_ctx} instead of {proposal.over_ctx}"
+            f"{proposal.gain:.2f} times the context, {proposal.knobs.num_ctx} instead of {proposal.over_ctx}"
         )
         return f"{much}, with a turn of {turns} ({proposal.over}). "
     what = "the first turn" if proposal.gain_of == "first turn" else "a turn"
-    return f"{what} {proposal.gain:.1f} times as fast, {turns} ({proposal.over}). "
+    return f"{what} {proposal.gain:.2f} times as fast, {turns} ({proposal.over}). "
 
 
 def _server(result: StudyResult) -> str:
@@ -252,8 +252,9 @@ def _next_steps(result: StudyResult) -> str:
     if result.profile:
         rows.append(("profile", result.profile))
         served = result.model is not None and result.model.served_as
-        use = f"apply {result.profile}" if served else f"profile export {result.profile} --format llama-server"
-        rows.append(("use it", f"narthex {use}"))
+        export = f"profile export {result.profile} --format llama-server"
+        words = f"apply {result.profile}" if served else export
+        rows.append(("use it", "narthex " + words))
         if not is_proven(result):
             rows.append(("prove it", f"narthex soak {result.profile} --for 150s"))
     if is_stored(result):
