@@ -44,8 +44,7 @@ class Refused(Exception):
 class FakeDocker:
     """A daemon, as a context manager. Point the SDK at it with ``DOCKER_HOST=fake.host``.
 
-    ``make`` gives the program of a container that is created through the API; ``failing`` holds what is to be
-    refused: the action («start», «create», «logs», …) → (status, message), each until it is taken out.
+    ``make`` gives the program of a container, also of one that is created through the API.
     """
 
     def __init__(self, make: Callable[[Mapping[str, Any]], Program | None] | None = None) -> None:
@@ -56,7 +55,7 @@ class FakeDocker:
         self.images: dict[str, str] = {}  # name → id
         self.volumes: dict[str, str] = {}  # name → folder of this machine
         self.events: list[dict[str, Any]] = []
-        self.failing: dict[str, tuple[int, str]] = {}
+        self._refusals: dict[str, list[tuple[int, str]]] = {}
         self._server = _Server(str(self._folder / "docker.sock"), _Handler)
         self._server.daemon = self
 
@@ -85,6 +84,10 @@ class FakeDocker:
             container.start()
         return container
 
+    def refuse(self, action: str, status: int, message: str, *, times: int = 1000) -> None:
+        """Do not grant the next requests of one kind: «list», «logs», «start», «create», «rename», …"""
+        self._refusals[action] = [(status, message)] * times
+
     def find(self, name: str) -> FakeContainer:
         """By name, id, or the beginning of an id. Raises Refused."""
         for container in self.containers.values():
@@ -98,8 +101,8 @@ class FakeDocker:
             found = re.fullmatch(pattern, path)
             if found and method == verb:
                 name = action.__name__.removeprefix("_")
-                if name in self.failing:
-                    raise Refused(*self.failing[name])
+                if waiting := self._refusals.get(name):
+                    raise Refused(*waiting.pop())
                 return action(self, *(unquote(part) for part in found.groups()), query, body)
         raise Refused(404, f"page not found: {method} {path}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def main() -> None:
     print(f'time=2026-11-22T11:19:07.830Z level=INFO msg="server config" env="map[{told}]"', file=sys.stderr)
     if os.environ.get("OLLAMA_KV_CACHE_TYPE") == "nonsense":
         sys.exit("Error: this cache type is nonsense")
+    while os.environ.get("OLLAMA_KV_CACHE_TYPE") == "hangs":
+        time.sleep(1)
     host, _, port = os.environ["OLLAMA_HOST"].rpartition(":")
     server = HTTPServer((host, int(port)), Handler)
     print(

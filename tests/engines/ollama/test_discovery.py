@@ -194,7 +194,7 @@ def usual_is_free() -> None:
 
 def test_a_container_whose_log_can_not_be_read_has_a_gap(docker: FakeDocker) -> None:
     container = docker.add(facts("run"))
-    docker.failing["logs"] = (501, "configured logging driver does not support reading")
+    docker.refuse("logs", 501, "configured logging driver does not support reading")
     server = find_once(url_of(container))
     assert server.log == ""
     assert any("does not support reading" in gap for gap in server.gaps)
@@ -327,7 +327,8 @@ def test_the_devices_are_those_of_the_log(tmp_path: Path) -> None:
     said = (
         'time=2026-11-22T11:24:37.974Z level=INFO source=types.go:32 msg="inference compute" id=0 '
         'filter_id="" library=CUDA compute=8.9 name=CUDA0 description="NVIDIA GeForce RTX 4070" '
-        'libdirs=ollama,cuda_v13 driver=13.0 pci_id=0000:01:00.0 type=discrete total="11.7 GiB" available="11.2 GiB"'
+        'libdirs=ollama,cuda_v13 driver=13.0 pci_id=0000:01:00.0 type=discrete '
+        'total="11.7 GiB" available="11.2 GiB"'
     )
     with little_ollama({"LITTLE_SAYS": said}, log=tmp_path / "server.log") as (port, _):
         server = find_server(f":{port}")

@@ -185,7 +185,7 @@ def test_without_a_daemon_there_is_no_docker(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_a_daemon_that_refuses_is_told_in_its_words(fake: FakeDocker) -> None:
-    fake.failing["list"] = (500, "the store is locked")
+    fake.refuse("list", 500, "the store is locked")
     with pytest.raises(docker.NoDocker, match="the store is locked"):
         docker.find_containers()
 

@@ -288,7 +288,7 @@ def test_a_container_that_is_gone_has_no_lines_and_says_why(docker: FakeDocker) 
 
 
 def test_a_log_driver_that_can_not_be_read_says_why(docker: FakeDocker, silent: FakeContainer) -> None:
-    docker.failing["logs"] = (501, "configured logging driver does not support reading")
+    docker.refuse("logs", 501, "configured logging driver does not support reading")
     log = DockerLog("ollama")
     assert log.start() == []
     assert "does not support reading" in log.problem

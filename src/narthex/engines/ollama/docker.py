@@ -21,6 +21,12 @@ from narthex.engines.ollama.names import parse_time
 from narthex.engines.ollama.records import Container
 from narthex.host.processes import family
 
+ASIDE_LABEL = "narthex.in-place-of"
+"""On a container that narthex made: the id of the user's own one, which waits stopped."""
+
+ASIDE = "-before-narthex"
+"""What the user's own container has behind its name meanwhile."""
+
 TIMEOUT_S = 10
 _USUAL = Path("/var/run/docker.sock")
 _OTHER_SOCKETS = (  # rootless Docker, Docker Desktop
@@ -54,6 +60,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None  # its limit
     compose: str = ""  # "project/service"
     orchestrated: str = ""  # "Docker Swarm", "Kubernetes": what would start another in its place
+    restarts: int = 0  # by Docker, since it was last started by hand
     changed: bool = False  # made by narthex in place of the user's, see hand.py
 
     @property
@@ -150,12 +157,9 @@ def _found(api: Any, facts: Mapping[str, Any], *, sure: bool) -> Found:
             if name in labels
         ),
         orchestrated=_orchestrator(labels),
+        restarts=int(facts.get("RestartCount") or 0),
         changed=ASIDE_LABEL in labels,
     )
-
-
-ASIDE_LABEL = "narthex.in-place-of"
-"""On a container that narthex made: the id of the user's own one, which waits stopped."""
 
 
 def _is_ollama(row: Mapping[str, Any]) -> bool:

@@ -22,8 +22,8 @@ from narthex.errors import EngineError
 
 WAIT_S = 120.0  # for the server to answer again; a big store takes a while to be listed
 POLL_S = 0.25
+_RESTARTS = 2  # Docker starts it again by itself: more often than this is a loop
 _STOP_S = 30  # Ollama ends its runners at once, but a runner may write out its cache
-_ASIDE = "-before-narthex"
 _NEW = "-narthex-new"
 _DROP_IN = "zz-narthex.conf"  # drop-ins are read by name: it must come after the user's override.conf
 _VARIABLES = "narthex.env"
@@ -99,7 +99,7 @@ class ContainerHand:
         self._store_mounted = found.store_mounted
         self.words = (
             f"container «{self._name}»: for other settings a twin of it runs meanwhile, on the same volumes; "
-            f"your own waits as «{self._name}{_ASIDE}» and is put back"
+            f"your own waits as «{self._name}{docker.ASIDE}» and is put back"
         )
         if found.compose:
             self.words += f" (a «docker compose up» of {found.compose} in between would replace the twin)"
@@ -136,7 +136,7 @@ class ContainerHand:
             undo.callback(_remove, api, new)
             if now["Id"] == own["Id"]:
                 api.stop(own["Id"], timeout=_STOP_S)
-                api.rename(own["Id"], self._name + _ASIDE)
+                api.rename(own["Id"], self._name + docker.ASIDE)
             else:
                 _remove(api, now["Id"])
             api.rename(new, self._name)
@@ -159,6 +159,7 @@ class ContainerHand:
         return self._answering()
 
     def _create(self, api: Any, own: Mapping[str, Any], changes: Mapping[str, str | None]) -> str:
+        self._remove_half_made(api)
         body = recreate.twin(own, _image(api, own), changes)
         made = api.create_container_from_config(body, self._name + _NEW)
         new = str(made["Id"])
@@ -177,6 +178,15 @@ class ContainerHand:
             raise
         return new
 
+    def _remove_half_made(self, api: Any) -> None:
+        """A twin that an earlier run made and was killed before it took its place."""
+        from docker.errors import NotFound
+
+        with contextlib.suppress(NotFound):
+            left = api.inspect_container(self._name + _NEW)
+            if _original_id(left) is not None:
+                _remove(api, left["Id"])
+
     def _put_back(self, api: Any, original: str) -> None:
         """The user's container under its own name, running. Whatever stands there by that name goes first."""
         own = api.inspect_container(original)
@@ -189,11 +199,11 @@ class ContainerHand:
 
         def look() -> Server | str:
             found = docker.look(self._name)
-            if found.status in ("exited", "dead"):
-                last = docker.read_logs(self._name, tail=3).decode(errors="replace").strip()
+            if found.status in ("exited", "dead") or found.restarts > _RESTARTS:
+                last = docker.read_logs(self._name, tail=1).decode(errors="replace").strip()
                 raise EngineError(
                     f"Container «{self._name}» ended right after its start: {last or 'without a word'}",
-                    hint=f"See: docker logs {self._name}",
+                    hint="Its settings may be wrong, or its port may be taken.",
                 )
             if found.url is None:
                 return "no way leads to its port"

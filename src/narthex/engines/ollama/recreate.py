@@ -89,7 +89,13 @@ def _nameless_volumes(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _ports(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The published ports as they are now: one that Docker chose must stay the same."""
+    """The published ports: as asked for, and one that Docker chose as it is now."""
     asked = facts["HostConfig"].get("PortBindings") or {}
     now = (facts.get("NetworkSettings") or {}).get("Ports") or {}
-    return {**asked, **{port: bindings for port, bindings in now.items() if bindings}}
+    chosen = {port: bindings for port, bindings in now.items() if bindings and not _is_fixed(asked.get(port))}
+    return {**asked, **chosen}
+
+
+def _is_fixed(bindings: Any) -> bool:
+    numbers = [str(binding.get("HostPort", "")) for binding in bindings or ()]
+    return bool(numbers) and all(number.isdecimal() and int(number) > 0 for number in numbers)

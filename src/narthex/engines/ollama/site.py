@@ -46,7 +46,15 @@ def find_site(address: Address) -> Site:
     if pid is None:
         gap = f"Container «{found.container.name}» does not run on this machine: {_NO_GPU_HERE}."
         return Site(place="elsewhere", found=found, gaps=(gap,))
-    return Site(place="container", pid=pid, found=found)
+    return Site(place="container", pid=pid, found=found, gaps=_twin_gaps(found))
+
+
+def _twin_gaps(found: docker.Found) -> tuple[str, ...]:
+    """Said of a container that narthex put there and did not take away again."""
+    if not found.changed:
+        return ()
+    own = found.container.name + docker.ASIDE
+    return (f"It has settings that narthex gave it; your own container waits as «{own}».",)
 
 
 def unit_of(site: Site) -> str | None:
