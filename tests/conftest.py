@@ -24,6 +24,8 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DATA", "CACHE", "STATE"):
         monkeypatch.setenv(f"NARTHEX_{name}", str(tmp_path / "narthex" / name.lower()))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("XDG_CONFIG_HOME", "OLLAMA_HOST"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,10 @@ def quiet(stage: str, share: float | None) -> None:
     """Nobody watches."""
 
 
+def interrupting(stage: str, share: float | None) -> None:
+    raise KeyboardInterrupt
+
+
 def until(true: Callable[[], bool]) -> None:
     while not true():
         time.sleep(0.02)
@@ -143,6 +147,20 @@ def test_a_waiting_job_of_ours_is_withdrawn_and_theirs_stays(workflow: Path) -> 
         assert {row[1] for row in fake.executor.queue()["queue_pending"]} <= set(theirs)
         until(lambda: fake.executor.remaining() == 0)
         assert set(fake.executor.history) == set(theirs)
+
+
+def test_after_ctrl_c_nothing_of_ours_waits_and_what_runs_ends_by_itself(workflow: Path) -> None:
+    with FakeComfyUI(work_s=1.5) as fake:
+        tenant = ComfyTenant("comfyui", fake.url, workflow)
+        with pytest.raises(KeyboardInterrupt), tenant.job():
+            raise KeyboardInterrupt
+        assert fake.executor.running is not None
+        assert fake.executor.waiting == []
+        with pytest.raises(KeyboardInterrupt):
+            tenant.measure(interrupting)
+        assert fake.executor.waiting == []
+        until(lambda: fake.executor.remaining() == 0)
+        assert all(entry["status"]["completed"] for entry in fake.executor.history.values())
 
 
 def test_a_job_that_comfyui_refuses_is_told_with_its_words(comfyui: FakeComfyUI, tmp_path: Path) -> None:

@@ -47,8 +47,9 @@ class Job(Protocol):
         """How it ended; None while it waits or runs."""
         ...
 
-    def leave(self) -> None:
-        """End it where that is ours to do, else take it out of the queue or wait for its end."""
+    def leave(self, wait: bool = True) -> None:
+        """End it where that is ours to do, else take it out of the queue, or where it runs already wait for
+        its end. ``wait`` False is for someone in a hurry: what runs in a server ends there by itself."""
         ...
 
 

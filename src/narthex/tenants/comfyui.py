@@ -76,8 +76,10 @@ class ComfyTenant:
                     if (figure := self._own_figure()) is not None:
                         own.append(figure)
                     time.sleep(POLL_S)
-            finally:
-                job.leave()
+            except BaseException:
+                job.leave(wait=False)
+                raise
+            job.leave()
         if end.words:
             raise self._failed(end.words)
         if vram.peak_bytes is not None:

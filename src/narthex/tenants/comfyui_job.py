@@ -53,12 +53,12 @@ class ComfyJob:
                     self._end = JobEnd(words=f"ComfyUI is gone: {error.words}", lasting=True)
         return self._end
 
-    def leave(self) -> None:
+    def leave(self, wait: bool = True) -> None:
         """Out of the queue where it still waits, else wait for its end; then out of the history."""
         with suppress(ComfyError):
             if self._end is None:
                 self._api.withdraw(self.prompt_id)
-            until = time.monotonic() + self._patience_s
+            until = time.monotonic() + (self._patience_s if wait else 0.0)
             while self.poll() is None and time.monotonic() < until:
                 time.sleep(POLL_S)
             self._api.forget(self.prompt_id)

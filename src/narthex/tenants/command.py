@@ -93,9 +93,9 @@ class CommandJob:
         """Until it ended or the time is up."""
         self._child.wait(seconds)
 
-    def leave(self) -> None:
-        """End it: narthex started it."""
-        self._child.end()
+    def leave(self, wait: bool = True) -> None:
+        """End it: narthex started it. ``wait`` gives it time to end well."""
+        self._child.end() if wait else self._child.end(gentle_s=0.0)
 
     def __enter__(self) -> CommandJob:
         return self

@@ -16,7 +16,8 @@ _WORDS = 10  # different ones that are kept
 class Jobs:
     """Entered once the first job really runs. ``begin`` starts one and may raise TenantError.
 
-    Leaving it lets the running job leave (:meth:`Job.leave`) and begins no other.
+    Leaving it lets the running job leave (:meth:`Job.leave`) and begins no other. After Ctrl-C it does not
+    wait for the end of a job.
     """
 
     def __init__(self, name: str, begin: Callable[[], Job]) -> None:
@@ -28,6 +29,7 @@ class Jobs:
         self._done = self._failed = self._in_a_row = 0
         self._words: list[str] = []
         self._ended = ""
+        self._hurry = False
         self._error: TenantError | None = None
         self._thread = threading.Thread(target=self._run, name=f"jobs of {name}", daemon=True)
 
@@ -36,20 +38,19 @@ class Jobs:
         try:
             while not self._settled.wait(POLL_S):
                 pass
-        except BaseException:  # Ctrl-C while it waits in the tenant's queue
-            self.__exit__()
+        except KeyboardInterrupt:
+            self._leave(hurry=True)
             raise
         if self._ended and not self._done:
-            self.__exit__()
+            self._leave(hurry=False)
             raise self._error or TenantError(
                 f"The job of «{self._name}» fails: {self._ended}.",
                 hint="Make it work by itself first, then run the same command again.",
             )
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join()
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._leave(hurry=kind is KeyboardInterrupt)
 
     def report(self) -> JobsReport:
         """So far."""
@@ -57,6 +58,11 @@ class Jobs:
             return JobsReport(
                 done=self._done, failed=self._failed, words=tuple(self._words), ended=self._ended
             )
+
+    def _leave(self, hurry: bool) -> None:
+        self._hurry = hurry
+        self._stop.set()
+        self._thread.join()
 
     def _run(self) -> None:
         try:
@@ -77,7 +83,7 @@ class Jobs:
         try:
             end = self._watch(job)
         finally:
-            job.leave()
+            job.leave(wait=not self._hurry)
         if end is not None:
             self._count(end)
 
