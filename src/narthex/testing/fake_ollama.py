@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -124,6 +125,18 @@ class FakeOllama:
     def add_model(self, name: str, gguf: Path, parameters: Mapping[str, Any] | None = None) -> str:
         """Put a GGUF file into the store, linked where possible. The manifest's digest."""
         return add_model(self.store, name, gguf, parameters)
+
+    def blob(self, name: str, *, own: bool = False) -> Path:
+        """The weights of a stored model. They may be linked to the file they came from; with ``own`` they are
+        copied first, so that a test can damage them."""
+        stored = Store(self.store).find(names.parse(name))
+        path = stored.layer("model") if stored is not None else None
+        assert path is not None, f"{name} is not in the store"
+        if own:
+            copy = path.with_suffix(".copy")
+            shutil.copyfile(path, copy)
+            copy.replace(path)
+        return path
 
     def __enter__(self) -> FakeOllama:
         self.start()

@@ -28,6 +28,12 @@ class Buffers:
         """``size_vram``: every buffer whose device is no name for main memory."""
         return sum(size for (_, device, _), size in self.sizes.items() if not _in_main_memory(device))
 
+    @property
+    def whole(self) -> bool:
+        """Whether every layer is said to be on the device."""
+        done, total = self.offloaded
+        return 0 < total <= done and not self.overflowing
+
     def by_device(self, kind: str) -> dict[str, int]:
         """Bytes of one kind (``model``, ``KV``, ``compute``) on each device."""
         found: dict[str, int] = {}
@@ -42,8 +48,7 @@ class Buffers:
         A mapped file is counted whole although parts of it went to the device; since 0.30.11 weights are
         trimmed to the size of the file. ``file_bytes`` None leaves that out.
         """
-        done, total = self.offloaded
-        if total and done >= total and not self.overflowing:
+        if self.whole:
             return self.on_gpu
         weights = {d: n for (_, d, kind), n in self.sizes.items() if kind == "model" and d != "CPU_REPACK"}
         mapped = any(device.endswith("_Mapped") for device in weights)

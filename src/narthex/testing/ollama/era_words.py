@@ -135,7 +135,10 @@ class EraWords:
             self.log.info("starting llama-server", cmd=" ".join(command))
             return
         start = runner.start
-        words = ["/usr/bin/ollama", "runner", "--model", str(runner.model.blob)]
+        binary = ["/usr/lib/ollama/runners/cpu_avx2/ollama_llama_server"]
+        if self.manner.since(0, 5, 8):
+            binary = ["/usr/bin/ollama", "runner"]
+        words = [*binary, "--model", str(runner.model.blob)]
         if self.manner.era != "E":
             words += ["--ctx-size", str(start.num_ctx * start.parallel), "--batch-size", str(start.num_batch)]
             words += ["--n-gpu-layers", str(_layers(runner.model, start, devices))]

@@ -49,6 +49,8 @@ async def ps(serving: Serving, request: web.Request) -> web.Response:
             row["size_vram"] = (
                 row["size"] * min(done, total) // total if runner.buffers.on_gpu and total else 0
             )
+        if manner.era == "E" and runner.buffers.whole:  # what lies in main memory is added to both
+            row["size_vram"] = row["size"] = sum(runner.buffers.sizes.values())
         if not manner.since(0, 1, 42):
             del row["size_vram"]
         if not manner.since(0, 10, 0):

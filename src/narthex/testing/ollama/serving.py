@@ -62,7 +62,8 @@ class Serving:
         """The same as first read: show and tags answer from a cache."""
         if stored.digest not in self._shown:
             model = self._shown[stored.digest] = self.model_file(stored)
-            if not model.chat_template and not stored.layer_digest("template"):
+            bare = not model.chat_template and not stored.layer_digest("template")
+            if bare and self.manner.era == "F":
                 words = "model is missing tokenizer.chat_template and Go TEMPLATE support is unavailable; "
                 words += "chat responses may be poorly formatted"
                 self.log.warn(words, model=stored.name.full, env="OLLAMA_GO_TEMPLATE=1")
