@@ -22,9 +22,10 @@ from narthex.testing.ollama.canned import Canned, canned
 NOBODY = "http://127.0.0.1:9"
 
 
-def small(path: Path, layers: int = 2, **metadata: int) -> Path:
-    values = {"general.architecture": "llama", "llama.block_count": layers, "llama.embedding_length": 64}
-    return write_gguf(path, {**values, **metadata}, [("token_embd.weight", (64, 10), "F16")])
+def small(path: Path, layers: int = 2, architecture: str = "llama") -> Path:
+    sizes = {f"{architecture}.block_count": layers, f"{architecture}.embedding_length": 64}
+    tensors = [("token_embd.weight", (64, 10), "F16")]
+    return write_gguf(path, {"general.architecture": architecture, **sizes}, tensors)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,7 @@ def served(engine_binary: Path, gguf: Path, tmp_path_factory: pytest.TempPathFac
         values = {"general.architecture": "bert", **embedding}
         path = write_gguf(folder / "bert.gguf", values, [("token_embd.weight", (64, 10), "F16")])
         fake.add_model("embedder", path)
+        fake.add_model("eyes", small(folder / "eyes.gguf", architecture="qwen25vl"))
         yield fake
 
 
@@ -148,8 +150,14 @@ class TestAName:
         assert (target.engine.kind, target.server) == (LLAMA, None)
         assert "blobs/sha256-" in target.model.path
         assert (target.model.name, target.model.served_as) == ("small:latest", "")
-        assert any("another llama-server may refuse" in gap for gap in target.inspection.gaps)
         assert isinstance(target.loader(), LlamaLoader)
+
+    @pytest.mark.parametrize(("name", "warned"), [("eyes", True), ("small", False)])
+    def test_a_file_that_llama_server_may_refuse_is_told(
+        self, served: FakeOllama, name: str, warned: bool
+    ) -> None:
+        gaps = find_subject(name, engine=LLAMA, ollama=served.url).inspection.gaps
+        assert any("Ollama's own format" in gap for gap in gaps) is warned
 
     def test_a_program_that_is_named_means_llama_server(
         self, served: FakeOllama, engine_binary: Path, monkeypatch: pytest.MonkeyPatch

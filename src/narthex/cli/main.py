@@ -16,7 +16,7 @@ from narthex import __version__
 COMMANDS: dict[str, str] = {
     "init": "A first narthex.toml from what is found on this machine.",
     "inspect": "What the header of a model file says.",
-    "models": "What an Ollama holds, what is loaded, and the profile of each model.",
+    "models": "What an Ollama holds, and what of it is loaded.",
     "host": "What this machine is: GPUs, their tenants, RAM, cores, engines.",
     "plan": "Bytes per device before a load, and whether it fits.",
     "trial": "One measured run of one setting: the manual loop.",

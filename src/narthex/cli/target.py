@@ -221,11 +221,9 @@ def _blob(name: str, server: Server) -> Subject:
             f"llama-server needs the file of {inspection.name}, and it can't be read from here.",
             hint="Run narthex where Ollama's store is, as a user who may read it, or use --engine ollama.",
         )
-    gap = (
-        "This is Ollama's own file: some of those need Ollama's own build of llama.cpp, and another "
-        "llama-server may refuse them."
-    )
-    inspection = msgspec.structs.replace(inspection, gaps=(*inspection.gaps, gap))
+    if inspection.ollamas_format:
+        gap = "The file is in Ollama's own format, which a llama-server of another build may refuse."
+        inspection = msgspec.structs.replace(inspection, gaps=(*inspection.gaps, gap))
     return Subject(kind=LLAMA, inspection=inspection, model=_ref(inspection, ""), stored=stored)
 
 

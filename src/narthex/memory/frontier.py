@@ -52,12 +52,13 @@ class Room(NamedTuple):
     tenants_bytes: int = 0
     outputs: Outputs | None = None
 
-    def of(self, gpu: Device) -> int:
-        """Bytes for the engine's own three terms."""
+    def of(self, gpu: Device, beside_bytes: int) -> int:
+        """Bytes for the engine's own three terms; ``beside_bytes`` as in the inspection."""
         reserve = self.reserve_bytes
         if reserve is None:
             reserve = overhead.DEFAULT_RESERVE + self.growth_bytes + self.tenants_bytes
-        return (gpu.free_bytes or 0) - overhead.device_overhead(self.calibration)[0] - reserve
+        taken = overhead.device_overhead(self.calibration, beside_bytes)[0]
+        return (gpu.free_bytes or 0) - taken - reserve
 
 
 def frontier(
@@ -112,7 +113,7 @@ def _search(
     gpu = next((device for device in devices if device.kind == "gpu"), None)
     if gpu is None or gpu.free_bytes is None or (quantised(knobs.kv_type) and knobs.flash_attn == "off"):
         return None
-    return _Search(inspection, knobs, room, room.of(gpu), in_full)
+    return _Search(inspection, knobs, room, room.of(gpu, inspection.beside_bytes), in_full)
 
 
 class _Search:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from narthex.memory.calibrate import Calibration
-from narthex.units import MIB
+from narthex.units import MIB, format_size
 
 # Measured on an H100 with llama.cpp b11434 (CUDA 12): of 20475 MiB of the card 19950 MiB were left for the
 # engine once its CUDA context stood. Smaller cards take less: 525 MiB is the careful side.
@@ -15,17 +15,22 @@ CUDA_RUNTIME = 85 * MIB
 DEFAULT_RESERVE = 128 * MIB
 
 
-def device_overhead(calibration: Calibration | None) -> tuple[int, str]:
-    """Bytes on a GPU beside the engine's buffers, and where the figure comes from."""
+def device_overhead(calibration: Calibration | None, beside_bytes: int = 0) -> tuple[int, str]:
+    """Bytes on a GPU beside the engine's buffers, and where the figure comes from.
+
+    ``beside_bytes``: :attr:`Inspection.beside_bytes`; a measured figure holds it already.
+    """
+    usual = CUDA_CONTEXT + CUDA_RUNTIME + beside_bytes
     if calibration is not None and calibration.measured("gpu", "overhead"):
         return (
-            calibration.correct("gpu", "overhead", CUDA_CONTEXT + CUDA_RUNTIME),
+            calibration.correct("gpu", "overhead", usual),
             f"measured by NVML in {calibration.loads} loads of {calibration.engine_key}",
         )
+    beside = f", and {format_size(beside_bytes)} that is loaded beside the model" if beside_bytes else ""
     return (
-        CUDA_CONTEXT + CUDA_RUNTIME,
+        usual,
         "525 MiB for the CUDA context and 85 MiB that it takes once it computes, as measured on an H100 "
-        "with llama.cpp b11434",
+        f"with llama.cpp b11434{beside}",
     )
 
 

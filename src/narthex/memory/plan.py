@@ -134,7 +134,7 @@ def plan_memory(
     host = next((device for device in devices if device.kind == "host"), Device(name="host", kind="host"))
     if outputs is None:
         outputs = calibration.outputs if calibration else "every"
-    context, source = overhead.device_overhead(calibration)
+    context, source = overhead.device_overhead(calibration, inspection.beside_bytes)
     gaps = [*inspection.gaps, *_assumptions(knobs, devices, gpu)]
     if reserve_bytes is None:
         reserve_bytes = overhead.DEFAULT_RESERVE + growth_bytes + tenants_bytes

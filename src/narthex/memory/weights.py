@@ -12,6 +12,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from narthex.memory.graph import BLOCKS
+from narthex.models.dialects import BESIDE, LEFT
 from narthex.models.inspection import Inspection, TensorInfo
 
 # alignment of a tensor in a buffer (CUDA and Vulkan: 128; host memory: TENSOR_ALIGNMENT)
@@ -79,13 +80,15 @@ def padded_bytes(kind: str, first_dim: int, nbytes: int, *, on_gpu: bool) -> int
 
 
 def loaded(inspection: Inspection) -> list[TensorInfo]:
-    """The tensors that the engine loads: those of speculative heads behind the trunk are left in the file."""
+    """The tensors that the engine loads: those of speculative heads behind the trunk are left in the file,
+    and those for eyes and ears are loaded apart (``Inspection.beside_bytes``)."""
     key = f"{inspection.architecture}.nextn_predict_layers"
     heads = inspection.metadata.get(key, 0)
+    tensors = [t for t in inspection.tensors if not t.name.startswith((*BESIDE, *LEFT))]
     if not isinstance(heads, int) or heads <= 0:
-        return list(inspection.tensors)
+        return tensors
     trunk = inspection.layers - heads
-    return [t for t in inspection.tensors if not (m := _BLOCK.match(t.name)) or int(m[1]) < trunk]
+    return [t for t in tensors if not (m := _BLOCK.match(t.name)) or int(m[1]) < trunk]
 
 
 def is_tied(inspection: Inspection) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 
 from narthex.errors import ModelFileError
 from narthex.models import architectures
+from narthex.models.dialects import beside_bytes, to_llama_cpp
 from narthex.models.header import printable, read_header
 from narthex.models.inspection import GROUPS, ArrayLength, Inspection, TensorInfo
 from narthex.models.layers import Metadata, is_expert, layer_shapes
@@ -62,6 +63,7 @@ def inspect_file(path: str | Path) -> Inspection:
 
 def inspection_of(metadata: dict[str, Any], tensors: tuple[TensorInfo, ...], source: Source) -> Inspection:
     """The inspection of a header, however it was come by. Raises ModelFileError for what is no model."""
+    metadata, tensors, translated = to_llama_cpp(metadata, tensors)
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str):
         _refuse(source, "does not say what architecture it is")
@@ -75,7 +77,8 @@ def inspection_of(metadata: dict[str, Any], tensors: tuple[TensorInfo, ...], sou
         _refuse(source, f"claims {layers:,} layers")
     if not tensors:
         _refuse(source, "holds no weights, only a vocabulary")
-    return _inspection(meta, layers, tensors, source)
+    found = _inspection(meta, layers, tensors, source)
+    return msgspec.structs.replace(found, ollamas_format=True) if translated else found
 
 
 def _refuse(source: Source, what: str) -> NoReturn:
@@ -122,6 +125,7 @@ def _inspection(meta: Metadata, layers: int, tensors: tuple[TensorInfo, ...], so
         tensors=tensors,
         nextn_layers=min(meta.number("nextn_predict_layers") or 0, layers),
         gaps=gaps,
+        beside_bytes=beside_bytes(tensors),
         known_architecture=meta.architecture in architectures.KNOWN,
     )
 

@@ -91,6 +91,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     )
     gaps: tuple[str, ...] = ()  # what the header does not tell, in sentences
     known_architecture: bool = True  # False: the attention kinds are a guess from tensor names
+    beside_bytes: int = 0  # what the engine loads onto the GPU beside the model: a projector, an adapter
+    ollamas_format: bool = False  # written in Ollama's own names: another llama-server may refuse the file
 
 
 class ArrayLength(msgspec.Struct, frozen=True):

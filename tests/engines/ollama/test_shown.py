@@ -172,9 +172,15 @@ def test_a_type_that_is_not_known_shares_the_rest_of_the_file() -> None:
     assert any("Q9_Z" in gap for gap in told.gaps)
 
 
-def test_a_projector_is_a_gap() -> None:
-    told = inspection_from_show(shown(projector_info={"clip.has_vision_encoder": True}), "a:latest")
-    assert any("projector" in gap for gap in told.gaps)
+def test_a_projector_is_a_gap_and_takes_the_rest_of_the_size() -> None:
+    show = shown(projector_info={"clip.has_vision_encoder": True})
+    told = inspection_from_show(show, "a:latest")
+    assert told.beside_bytes == 0
+    assert any("projector" in gap and "not planned" in gap for gap in told.gaps)
+    weights = sum(tensor.nbytes for tensor in told.tensors)
+    told = inspection_from_show(show, "a:latest", file_bytes=weights + 4 * 2**20)
+    assert told.beside_bytes == 4 * 2**20
+    assert any("4 MiB" in gap for gap in told.gaps)
 
 
 @pytest.mark.parametrize(
@@ -256,6 +262,7 @@ def test_a_projector_beside_the_file_is_told_with_its_size(
     assert stored is not None
     assert told.projector == stored.projectors[0]
     assert ", 5 MiB:" in told.gaps[-1]
+    assert told.beside_bytes == 5 * 2**20
 
 
 def test_a_file_that_is_gone_is_refused(ollama: Canned, writer: StoreWriter, gguf: Path) -> None:

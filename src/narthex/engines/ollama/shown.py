@@ -89,8 +89,13 @@ def inspection_from_show(
             f"This Ollama does not list the tensors of {name} (since {since('show_tensors')} it does): "
             "the size of each is a guess from the shape, the quantisation and the size of the whole."
         )
+    beside = 0
     if show.projector_info:
-        gaps.append(f"Ollama loads a projector with {name}, of unknown size: it is not in any plan.")
+        beside = max(0, (file_bytes or 0) - sum(tensor.nbytes for tensor in tensors))
+        known = (
+            f"planned with the rest of the model's size, {format_size(beside)}" if beside else "not planned"
+        )
+        gaps.append(f"Ollama loads a projector with {name}, of unknown size: {known}.")
     blob = shown_blob(show)
     source = Source(
         label=f"The model {name}",
@@ -102,7 +107,9 @@ def inspection_from_show(
         hint="Name a language model that Ollama holds; `narthex models` lists them.",
     )
     found = inspection_of(metadata, tensors, source)
-    return msgspec.structs.replace(found, name=name, gaps=(*found.gaps, *gaps))
+    return msgspec.structs.replace(
+        found, name=name, beside_bytes=found.beside_bytes + beside, gaps=(*found.gaps, *gaps)
+    )
 
 
 def shown_blob(show: Show) -> str | None:
@@ -164,19 +171,22 @@ def _stored(server: Server, name: str) -> tuple[StoredModel | None, tuple[str, .
 
 
 def _from_file(stored: StoredModel) -> Inspection:
+    """The file's header; what Ollama loads with it counts with its size, the least that it takes."""
     found = inspect_file(stored.path or "")
-    gaps = list(stored.gaps)
-    for path in stored.projectors:
-        size = format_size(Path(path).stat().st_size)
-        gaps.append(f"Ollama loads a projector with {stored.name}, {size}: it is not in any plan.")
-    if stored.adapters:
-        gaps.append(f"Ollama loads an adapter with {stored.name}: it is not in any plan.")
-    if stored.drafts:
-        gaps.append(f"Ollama loads a draft model with {stored.name}: it is not in any plan.")
+    gaps, beside = list(stored.gaps), found.beside_bytes
+    kinds = {"projector": stored.projectors, "adapter": stored.adapters, "draft model": stored.drafts}
+    for kind, paths in kinds.items():
+        if size := sum(Path(path).stat().st_size for path in paths):
+            beside += size
+            gaps.append(
+                f"Ollama loads a {kind} with {stored.name}, {format_size(size)}: planned with the size of "
+                "its file, what it computes with comes on top."
+            )
     return msgspec.structs.replace(
         found,
         name=stored.name,
         projector=next(iter(stored.projectors), None),
+        beside_bytes=beside,
         gaps=(*found.gaps, *gaps),
     )
 
