@@ -11,7 +11,7 @@ from narthex.outcomes import Outcome
 from narthex.trials.ledger import ledger, loaded_knobs
 from narthex.trials.observation import Observation, Peaks
 from narthex.trials.trial import ModelRef, Trial
-from narthex.units import MIB
+from narthex.units import GIB, MIB
 
 KNOBS = KnobValues(num_ctx=8192, gpu_layers=40)
 TRIAL = Trial(
@@ -96,6 +96,29 @@ def test_what_the_engine_really_loaded_is_known_from_its_report() -> None:
     report = LoadReport(offloaded_layers=33, num_ctx=4096)
     assert loaded_knobs(KnobValues(num_ctx=8192), report) == KnobValues(num_ctx=4096, gpu_layers=33)
     assert loaded_knobs(KNOBS, LoadReport()) == KNOBS
+
+
+def test_the_batch_that_the_engine_chose_counts() -> None:
+    knobs = loaded_knobs(KnobValues(batch=512, ubatch=512), LoadReport(ubatch=1024))
+    assert (knobs.batch, knobs.ubatch) == (1024, 1024)
+    cut = loaded_knobs(KnobValues(batch=2048, ubatch=512), LoadReport(ubatch=256))
+    assert (cut.batch, cut.ubatch) == (2048, 256)
+
+
+def test_sizes_told_with_one_decimal_teach_only_what_rounding_can_not_explain() -> None:
+    card = DeviceBuffers(
+        device="CUDA0",
+        model_bytes=round(7.8 * GIB),  # 8010 MiB are 7.82 GiB
+        context_bytes=round(500.0 * MIB),
+        compute_bytes=round(400.0 * MIB),
+    )
+    seen = loaded(card, vram=9200 * MIB)
+    assert seen.report is not None
+    coarse = msgspec.structs.replace(seen, report=msgspec.structs.replace(seen.report, coarse=True))
+    rows = {row.term: row for row in ledger(planned(), TRIAL, coarse)}
+    assert rows["model"].actual_bytes == rows["model"].predicted_bytes == 8010 * MIB
+    assert rows["compute"].actual_bytes == 400 * MIB
+    assert "overhead" not in rows
 
 
 def test_layers_that_the_engine_split_teach_nothing() -> None:

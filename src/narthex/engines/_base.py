@@ -77,6 +77,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     """What the engine's log said while it loaded. ``None`` where the build prints no such line."""
 
     buffers: tuple[DeviceBuffers, ...] = ()
+    coarse: bool = False  # the buffers' sizes were told with one decimal of their unit: "7.6 GiB"
     offloaded_layers: int | None = None  # output layer counted
     total_layers: int | None = None
     num_ctx: int | None = None  # of one slot

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from narthex.engines._base import DeviceBuffers, LoadReport
 from narthex.errors import UsageError
 from narthex.knobs import KnobValues
@@ -10,13 +12,17 @@ from narthex.memory.plan import Device, DevicePlan, MemoryPlan, plan_memory
 from narthex.models.inspection import Inspection
 from narthex.trials.observation import Observation
 from narthex.trials.trial import Trial
+from narthex.units import GIB, MIB
 
 
 def loaded_knobs(knobs: KnobValues, report: LoadReport) -> KnobValues:
-    """The setting as the engine really loaded it: its own choice of layers, the context it granted."""
+    """The setting as the engine really loaded it: its own choice of layers and batch, the context granted."""
+    ubatch = report.ubatch or knobs.ubatch
     return knobs.with_(
         gpu_layers=report.offloaded_layers if report.offloaded_layers is not None else knobs.gpu_layers,
         num_ctx=report.num_ctx or knobs.num_ctx,
+        batch=max(knobs.batch, ubatch),
+        ubatch=ubatch,
     )
 
 
@@ -59,14 +65,34 @@ def ledger(
     for buffers in report.buffers:
         kind = device_kind(buffers.device)
         if (device := _of_kind(plan, kind)) is not None:
-            records += _terms(trial, device, _of_kind(slots_plan, kind), buffers)
+            told = _agreed(device, buffers) if report.coarse else buffers
+            records += _terms(trial, device, _of_kind(slots_plan, kind), told)
+    if report.coarse:
+        return records  # what was rounded away is as much as the overhead
     return records + _overhead(trial, plan, gpus, observation)
+
+
+_TERMS: tuple[Term, ...] = ("model", "context", "compute")
+
+
+def _agreed(device: DevicePlan, buffers: DeviceBuffers) -> DeviceBuffers:
+    """Sizes told with one decimal: where the plan rounds to the same, it stands."""
+    sizes = {
+        f"{term}_bytes": _bytes(device, term)
+        for term in _TERMS
+        if abs(_bytes(device, term) - _bytes(buffers, term)) <= _grain(_bytes(buffers, term)) / 2
+    }
+    return msgspec.structs.replace(buffers, **sizes)
+
+
+def _grain(size: int) -> float:
+    """A tenth of the unit that a size is written in."""
+    return next((unit for unit in (GIB, MIB, 1024) if size >= unit), 1) / 10
 
 
 def _terms(
     trial: Trial, device: DevicePlan, twin: DevicePlan | None, buffers: DeviceBuffers
 ) -> list[PredictionRecord]:
-    terms: tuple[Term, ...] = ("model", "context", "compute")
     return [
         _record(
             trial,
@@ -75,7 +101,7 @@ def _terms(
             (_bytes(device, term), _bytes(buffers, term)),
             slots_bytes=_bytes(twin, term) if twin else None,
         )
-        for term in terms
+        for term in _TERMS
     ]
 
 

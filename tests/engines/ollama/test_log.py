@@ -181,6 +181,7 @@ def test_a_load_of_era_e_is_read_from_the_layout() -> None:
             ),
             DeviceBuffers(device="Host", model_bytes=512 * MIB, compute_bytes=5 * MIB),
         ),
+        coarse=True,
         offloaded_layers=20,
         total_layers=49,
         num_ctx=4096,

@@ -62,6 +62,7 @@ def parse_load(lines: Sequence[str], version: str) -> LoadReport:
     return msgspec.structs.replace(
         report,
         buffers=buffers,
+        coarse=bool(buffers) and not report.buffers,
         offloaded_layers=placed,
         total_layers=total,
         num_ctx=(_counts_slots(after) and report.num_ctx) or told_ctx or report.num_ctx,
