@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from narthex.cli.commands.models import as_data, as_text
 from narthex.cli.failure import run
 from narthex.cli.holdings import Holdings, holdings
 from narthex.cli.main import command
+from narthex.engines.ollama.api import Api
 from narthex.engines.ollama.records import Server
 from narthex.journal.journal import Journal
 from narthex.knobs import KnobValues
 from narthex.profiles.profile import Profile
 from narthex.profiles.store import save_profile
+from narthex.testing.fake_ollama import FakeOllama
 from narthex.testing.gguf_writer import write_gguf
 from narthex.testing.ollama.canned import Canned, canned
 from narthex.testing.ollama.store_writer import StoreWriter
@@ -278,6 +280,28 @@ class TestWithItsStore:
         (tmp_path / "narthex.toml").write_text("[rules")
         monkeypatch.setenv("NARTHEX_CONFIG", str(tmp_path / "narthex.toml"))
         assert any("house policy can't be read" in gap for gap in holdings(server).gaps)
+
+
+@pytest.mark.engine
+def test_a_model_that_is_really_loaded_is_shown(
+    fake_ollama: Callable[..., FakeOllama], gemma: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = fake_ollama({"gemma": gemma})
+    Api(fake.url).preload("gemma", {"num_ctx": 512, "num_thread": 1}, keep_alive=-1, timeout_s=120)
+    code, out, _ = printed(capsys, "--ollama", fake.url)
+    assert code == 0
+    assert "a process on this machine" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("gemma:latest")]
+    assert "100% CPU, ctx 512, for ever" in line
+
+
+def test_every_field_is_documented(recorded: Canned) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "reference" / "json.md"
+    section = page.read_text().split("## models --json")[1].split("\n## ")[0]
+    data = as_data(recorded.server(), [], holdings(recorded.server()))
+    (loaded,) = [model["loaded"] for model in data["models"] if model["name"] == "gemma3-270m:latest"]
+    for name in (*data, *data["server"], *data["models"][0], *loaded):
+        assert f"`{name}`" in section, name
 
 
 def test_a_name_can_not_write_to_the_terminal(ollama: Canned) -> None:

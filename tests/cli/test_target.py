@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from narthex.cli.target import LLAMA, OLLAMA, find_subject, find_target
+from narthex.cli.target import LLAMA, OLLAMA, find_subject, find_target, identities
 from narthex.engines.llama_loader import LlamaLoader
 from narthex.engines.ollama.loading import OllamaLoader
 from narthex.errors import EngineError, EngineNotFound, ModelFileError, UsageError
@@ -18,6 +18,7 @@ from narthex.models.gguf import inspect_file
 from narthex.testing.fake_ollama import FakeOllama
 from narthex.testing.gguf_writer import write_gguf
 from narthex.testing.ollama.canned import Canned, canned
+from narthex.trials.trial import ModelRef
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -210,6 +211,15 @@ class TestAName:
     def test_a_server_that_was_named_and_is_not_there_is_the_error(self) -> None:
         with pytest.raises(EngineNotFound, match="can't be reached"):
             find_subject("llama3", ollama=NOBODY)
+
+
+def test_a_model_is_the_same_from_near_and_from_afar(served: FakeOllama) -> None:
+    near = find_subject("small", ollama=served.url)
+    assert near.stored is not None
+    afar = ModelRef(path="", identity=f"ollama:{near.stored.blob}", name="small:latest")
+    assert identities(near.model) & identities(afar)
+    other = ModelRef(path="", identity=f"ollama:{'0' * 64}", name="small:latest")
+    assert not identities(near.model) & identities(other)
 
 
 def test_an_empty_name_is_said_to_be_empty() -> None:

@@ -114,8 +114,11 @@ def own_parameters(subject: Subject) -> tuple[dict[str, Any], str | None]:
 def _devices(server: Server, engine: Engine, host: HostFacts) -> tuple[Device, ...]:
     """The server's card and the host. Of a server elsewhere neither size is known."""
     if server.place == "elsewhere":
-        known = [Device(name=each.name, kind="gpu", total_bytes=each.total_bytes) for each in engine.devices]
-        return (*(known or [Device(name="GPU0", kind="gpu")]), Device(name="host", kind="host"))
+        cards = [
+            Device(name=each.name, kind="gpu", total_bytes=each.total_bytes or None)
+            for each in engine.devices
+        ]
+        return (*cards, Device(name="host", kind="host"))
     from narthex.memory.calibrate import Calibration
     from narthex.studies.live import devices_of
 

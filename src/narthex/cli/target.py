@@ -7,6 +7,7 @@ otherwise. Nothing of Ollama is imported where a file is meant, so ``plan`` and 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ LLAMA, OLLAMA = "llama-server", "ollama"
 UNKNOWN_CARD = EngineDevice(name="GPU0", description="unknown", total_bytes=0, free_bytes=0)
 """Stands for the card of an Ollama elsewhere: it most likely has one, and nobody tells its size."""
 _PATH_STARTS = ("/", "./", "../", "~")
+_BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,13 +113,20 @@ def find_profiled(profile: Profile, *, engine_path: str | None = None, ollama: s
         engine_args=profile.engine_args,
         ollama=ollama,
     )
-    if target.inspection.identity == profile.model.identity:
+    if identities(target.model) & identities(profile.model):
         return target
     where = f"«{profile.model.served_as}» in Ollama" if on_server else f"The file {profile.model.path}"
     raise ProfileError(
         f"{where} is another model than this profile was made for.",
         hint="«narthex tune» makes a profile for the new one.",
     )
+
+
+def identities(model: ModelRef) -> set[str]:
+    """What a model is known by: the hash of its header, or Ollama's digest of the file where that can't be
+    read. A blob's path tells both, so that one model is known as one from near and from afar."""
+    found = _BLOB.fullmatch(Path(model.path).name)
+    return {model.identity, f"ollama:{found[1]}"} if found else {model.identity}
 
 
 def retarget(target: Target, server: Server) -> Target:

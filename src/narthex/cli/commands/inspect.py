@@ -63,6 +63,8 @@ def as_data(inspection: Inspection) -> dict[str, Any]:
         "quantization_bytes": inspection.quantization_bytes,
         "files": [printable(file) for file in inspection.files],
         "projector": inspection.projector and printable(inspection.projector),
+        "beside_bytes": inspection.beside_bytes,
+        "ollamas_format": inspection.ollamas_format,
         "identity": inspection.identity,
         "known_architecture": inspection.known_architecture,
         "gaps": [printable(gap) for gap in inspection.gaps],
@@ -94,8 +96,12 @@ def _facts(inspection: Inspection) -> Iterable[tuple[str, str]]:
     parts = f" in {count} parts" if count > 1 else ""
     place = printable(inspection.path) or "not readable from here; as Ollama tells it"
     yield "file", f"{place}, {format_size(inspection.file_bytes)}{parts}"
+    if inspection.ollamas_format:
+        yield "format", "Ollama's own; a llama-server of another build may refuse it"
     if inspection.projector:
         yield "projector", printable(inspection.projector)
+    if inspection.beside_bytes:
+        yield "beside", f"{format_size(inspection.beside_bytes)} loaded onto the GPU beside the model"
     yield "parameters", _parameters(inspection.parameters)
     types = (f"{format_size(size)} {name}" for name, size in inspection.quantization_bytes.items())
     yield "quantization", f"{inspection.quantization}: {', '.join(types)}"
