@@ -13,6 +13,7 @@ from narthex.views.text import (
     compared,
     format_duration_fine,
     observation_words,
+    soak_words,
     study_table,
 )
 
@@ -141,3 +142,13 @@ def test_a_record_without_times_is_no_winner() -> None:
 def test_one_load_is_one_load() -> None:
     assert " · 1 load · " in study_table(msgspec.structs.replace(study_result(), engine_loads=1))
     assert " · 8 loads · " in study_table(study_result())
+
+
+def test_a_soak_tells_whose_jobs_ran_beside_it_and_what_is_in_doubt() -> None:
+    alone = soak_report()
+    beside = msgspec.structs.replace(
+        alone, beside="comfyui", jobs=1, doubts=("a request waited 2.5 s behind other requests",)
+    )
+    assert "beside" not in soak_words(alone)
+    assert "beside 1 finished job of comfyui." in soak_words(beside)
+    assert soak_words(beside).endswith("In doubt: a request waited 2.5 s behind other requests.")

@@ -87,8 +87,7 @@ class OllamaClient:
             "options": {
                 **self._options,
                 "num_predict": max(1, request.generate),  # a 0 is dropped, and then there is no limit
-                "temperature": 0.7,
-                "repeat_penalty": 1.1,  # 30 equal tokens in a row would end the answer
+                "temperature": 0.7,  # a greedy answer runs into 30 equal tokens, which end it
                 "seed": 7,
                 "stop": [],  # a Modelfile's own stop words would end it, too
             },

@@ -68,7 +68,8 @@ class _Round:
         self._prompts = prompts
         self._sizes = list(sizes)
         self._request = request
-        self._limit: int | None = engine.options.get("num_ctx") or engine.report.num_ctx
+        told = [size for size in (engine.options.get("num_ctx"), engine.report.num_ctx) if size]
+        self._limit: int | None = min(told, default=None)  # Ollama may have cut what was asked for
 
     def fitting(self) -> list[Reply]:
         """The replies; PROMPT_TRUNCATED where a prompt was too long to the last."""

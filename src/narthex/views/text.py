@@ -106,10 +106,13 @@ def soak_words(report: SoakReport) -> str:
         parts.append(f"RAM grew by {format_size(report.ram_growth_bytes)}")
     if report.speed_drift is not None:
         parts.append(f"speed drifted by {report.speed_drift:+.1%}")
+    if report.jobs is not None:
+        parts.append(f"beside {report.jobs} finished job{'' if report.jobs == 1 else 's'} of {report.beside}")
     text = ", ".join(parts)
+    doubts = f" In doubt: {'; '.join(report.doubts)}." if report.doubts else ""
     if report.outcome is Outcome.DONE:
-        return f"survived {text}."
-    return f"{OUTCOME_WORDS[report.outcome]} after {text}: {report.reason}"
+        return f"survived {text}.{doubts}"
+    return f"{OUTCOME_WORDS[report.outcome]} after {text}: {report.reason}{doubts}"
 
 
 def format_duration_fine(seconds: float | None) -> str:
