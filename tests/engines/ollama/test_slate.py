@@ -8,9 +8,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +25,6 @@ from narthex.testing.fake_ollama import FakeOllama
 from narthex.testing.real_ollama import call
 
 pytestmark = pytest.mark.engine
-Start = Callable[..., FakeOllama]
 SMALL = {"num_ctx": 512, "num_thread": 1}
 # A narthex that is in the middle of a study, for tests that kill it.
 SWEEP = """
@@ -37,14 +35,6 @@ with clean_slate(find_server(sys.argv[1]), say=lambda words: print(words, file=s
     print("swept", flush=True)
     time.sleep(600)
 """
-
-
-@pytest.fixture
-def fake(fake_ollama: Start, gemma: Path) -> FakeOllama:
-    """One model under two names."""
-    fake = fake_ollama(models={"small": gemma})
-    fake.add_model("small-tuned", gemma, {"num_ctx": 1024})
-    return fake
 
 
 @pytest.fixture
