@@ -67,7 +67,10 @@ def house_of(bench: Bench) -> House:
     start = house_knobs(name, layers=bench.target.inspection.layers)
     own = load_policy().for_model(name)
     return House(
-        gpu_layers=start.gpu_layers or 0, batch=start.batch, num_ctx=own.num_ctx, threads=own.num_thread
+        gpu_layers=start.gpu_layers or 0,
+        batch=start.batch,
+        num_ctx=start.num_ctx if own.num_ctx is not None else None,
+        threads=start.threads,
     )
 
 
