@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,15 @@ def test_what_needs_a_restart_is_planned_and_said(
     (words,) = [gap for gap in data["gaps"] if "--kv-type f16" in gap]
     assert "OLLAMA_KV_CACHE_TYPE of the server" in words
     assert "must be restarted" in words
+
+
+def test_a_kv_type_that_is_not_known_is_planned_as_f16_and_said(
+    fake_ollama: Callable[..., FakeOllama], gemma: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = fake_ollama({"gemma": gemma}, env={"OLLAMA_KV_CACHE_TYPE": "q5_1"})
+    data = planned(capsys, "gemma", "--ollama", fake.url, "--vram", "8GB")
+    assert data["knobs"]["kv_type"] == "f16"
+    assert "The sizes of a q5_1 KV cache are not known here: f16 is planned instead." in data["gaps"]
 
 
 def test_two_batch_sizes_are_refused(served: FakeOllama, capsys: pytest.CaptureFixture[str]) -> None:

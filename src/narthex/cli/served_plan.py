@@ -51,6 +51,9 @@ def served_plan(subject: Subject, asked: dict[str, Any], vram: str | None) -> Se
     )
     knobs = _laid_over(own.knobs, asked, server, parameters)
     words = [*_limit_words(engine, asked)]
+    if knobs.kv_type not in BY_NAME["kv_type"].choices:
+        words.append(f"The sizes of a {knobs.kv_type} KV cache are not known here: f16 is planned instead.")
+        knobs = knobs.with_(kv_type="f16")
     if "num_ctx" not in asked:
         words.append(f"The context is {own.ctx_source}.")
     if told := describe_options({name: parameters[name] for name in _OWN if name in parameters}):
