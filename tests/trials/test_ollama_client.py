@@ -146,6 +146,12 @@ def test_a_refused_prompt_may_keep_its_tokens_to_itself() -> None:
     assert (reply.outcome, reply.refused_n) == (Outcome.PROMPT_TRUNCATED, None)
 
 
+def test_the_silence_while_a_prompt_is_read_is_no_gap() -> None:
+    reply = asked([1.5, token(), token(), end(2, 4)])
+    assert reply.ttft_s is not None
+    assert reply.longest_gap_s < reply.ttft_s
+
+
 def test_silence_is_a_stall() -> None:
     assert asked([token(), 3.0, end(1, 4)], stall_s=0.3).outcome is Outcome.STALLED
 

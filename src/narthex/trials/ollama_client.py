@@ -58,7 +58,7 @@ class OllamaClient:
 
     def generate(self, prompt: str, request: Request) -> Reply:
         """One answer of ``request.generate`` tokens at most; blocks until its end, or until :meth:`leave`."""
-        watch = Stopwatch(request)
+        watch = Stopwatch(request, tells_progress=False)
         silence = min(request.stall_s, request.timeout_s)
         body = self._body(prompt, request)
         try:

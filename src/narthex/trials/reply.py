@@ -56,10 +56,15 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stopwatch:
-    """Times one stream, and tells when a limit is passed."""
+    """Times one stream, and tells when a limit is passed.
 
-    def __init__(self, request: Request) -> None:
+    ``tells_progress``: whether the server says how far it has read; else its silence until the first token is
+    the reading itself and no gap.
+    """
+
+    def __init__(self, request: Request, *, tells_progress: bool = True) -> None:
         self.generated = 0
+        self._tells_progress = tells_progress
         self._request = request
         self._started = self._last = time.monotonic()
         self._first: float | None = None
@@ -68,7 +73,8 @@ class Stopwatch:
     def beat(self) -> None:
         """Something came."""
         now = time.monotonic()
-        self._gap = max(self._gap, now - self._last)
+        if self._tells_progress or self.generated:
+            self._gap = max(self._gap, now - self._last)
         self._last = now
 
     def token(self) -> None:
