@@ -212,6 +212,14 @@ def test_memory_that_stays_is_told_also_where_the_driver_lists_no_process() -> N
     assert memory.is_back(seconds=0) is True
 
 
+def test_memory_of_a_process_out_of_sight_is_told_by_the_cards_use() -> None:
+    library = Library(used=5 * GIB)
+    memory = VramReturn(None, 3 * GIB, Nvml(library))
+    assert memory.is_back(seconds=0) is False
+    library.used = 2 * GIB
+    assert memory.is_back(seconds=0) is True
+
+
 def test_without_nvml_nothing_is_known_and_the_reason_is_told() -> None:
     if open_nvml()[0] is not None:
         pytest.skip("this machine has NVML")

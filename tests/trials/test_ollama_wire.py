@@ -223,6 +223,14 @@ def test_a_failure_is_not_tried_again(script: Script) -> None:
     assert len(bodies) == 1
 
 
+def test_a_failure_beside_a_prompt_that_is_too_long_ends_the_round() -> None:
+    long = Refused(400, "request (9000 tokens) exceeds the available context size (4096 tokens)")
+    replies, bodies = ask(in_turn(long, [token(), {"error": "unexpected EOF"}]), [50, 50])
+    outcomes = {reply.outcome for reply in replies}
+    assert outcomes == {Outcome.PROMPT_TRUNCATED, Outcome.REQUEST_FAILED}
+    assert len(bodies) == 2
+
+
 def test_ctrl_c_ends_the_requests_before_it_gets_out() -> None:
     timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()

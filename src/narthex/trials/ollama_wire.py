@@ -79,7 +79,7 @@ class _Round:
                 self._checked(text, reply) for text, reply in zip(texts, self._ask(texts), strict=True)
             ]
             cut = [index for index, reply in enumerate(replies) if _too_long(reply)]
-            if not cut:
+            if not cut or any(_failed(reply) for reply in replies):
                 break
             for index in cut:
                 known = replies[index].refused_n is not None  # then the next text is measured better
@@ -120,6 +120,10 @@ class _Round:
 
 def _too_long(reply: Reply) -> bool:
     return reply.truncated or reply.outcome is Outcome.PROMPT_TRUNCATED
+
+
+def _failed(reply: Reply) -> bool:
+    return reply.outcome not in {Outcome.DONE, Outcome.PROMPT_TRUNCATED}
 
 
 def _refused(reply: Reply) -> Reply:

@@ -94,7 +94,9 @@ class Session:
             on_progress=on_progress,
         )
         replies = self._wire.ask(self.engine, self._prompts, sizes, request)
-        failed = next((reply for reply in replies if reply.outcome is not Outcome.DONE), None)
+        failed = min(
+            (reply for reply in replies if reply.outcome is not Outcome.DONE), key=_rank, default=None
+        )
         answer = Answer(replies=tuple(replies), failure=self.explain(failed) if failed else None)
         self._prompt_tps = answer.prompt_tps or self._prompt_tps
         return answer
@@ -113,3 +115,10 @@ class Session:
     def explain(self, reply: Reply) -> Failure:
         """Why a completion failed, by the engine's log where that knows better than the answer."""
         return self.engine.explain(reply.outcome, reply.error, lost=reply.lost)
+
+
+def _rank(reply: Reply) -> int:
+    """Which of several failures tells the most: a lost connection, then whatever the engine said itself."""
+    if reply.lost:
+        return 0
+    return 2 if reply.outcome is Outcome.PROMPT_TRUNCATED else 1
