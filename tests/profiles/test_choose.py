@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from narthex.errors import ProfileError
@@ -9,7 +10,7 @@ from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 from narthex.profiles.choose import name_for, profile_from, with_soak
 from narthex.profiles.profile import Profile
-from narthex.studies.records import StudyResult
+from narthex.studies.records import Goal, Question, StudyResult
 from narthex.testing.samples import (
     CARD,
     KNOBS,
@@ -127,3 +128,27 @@ def test_a_soak_that_was_stopped_adds_its_time_and_proves_nothing() -> None:
     assert with_soak(profile(soak_s=0), report).proven is False
     assert with_soak(profile(), report).proven is True
     assert with_soak(profile(), report).soak_s == 210
+
+
+@pytest.mark.parametrize(
+    ("served_as", "expected"),
+    [
+        ("deepseek-r1:32b", "deepseek-r1-32b-balanced-4k"),
+        ("llama3.2:latest", "llama3.2-balanced-4k"),
+        ("registry.ollama.ai/library/qwen3:30b-a3b", "qwen3-30b-a3b-balanced-4k"),
+        ("someone/mine:q4", "someone-mine-q4-balanced-4k"),
+    ],
+)
+def test_a_model_in_ollama_goes_by_the_name_that_its_user_types(served_as: str, expected: str) -> None:
+    model = ModelRef(path="/blobs/sha256-1", identity="i", name="DeepSeek R1 Distill", served_as=served_as)
+    served = msgspec.structs.replace(engine(), kind="ollama")
+    result = msgspec.structs.replace(
+        study_result(model=model), question=Question(goal=Goal.BALANCED), chosen=KNOBS.with_(num_ctx=4096)
+    )
+    made = profile_from(result, engine=served, host=host())
+    assert (made.name, made.engine_kind, made.model.served_as) == (expected, "ollama", served_as)
+
+
+def test_the_same_blob_in_llama_server_goes_by_the_models_own_name() -> None:
+    model = ModelRef(path="/blobs/sha256-1", identity="i", name="Own Name", served_as="demo:7b")
+    assert chosen(study_result(model=model)).name == "own-name-fastest-8k"

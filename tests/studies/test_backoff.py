@@ -71,3 +71,12 @@ def test_the_step_says_why() -> None:
     step = after(knobs(33, num_ctx=16384))
     assert isinstance(step, Proposal)
     assert step.why == "out of memory: context 16384 → 8192"
+
+
+def test_where_batch_and_micro_batch_are_one_value_they_are_one_parameter() -> None:
+    one = space(planned=False, layers=range(28, 34), ubatches=(128, 256, 512), one_batch=True)
+    start = knobs(28, num_ctx=4096, batch=512, ubatch=512)
+    step = back_off(start, Outcome.OUT_OF_MEMORY, one, ORDER, 4096)
+    assert isinstance(step, Proposal)
+    assert (step.knobs.batch, step.knobs.ubatch) == (256, 256)
+    assert step.why == "out of memory: micro-batch 512 → 256"

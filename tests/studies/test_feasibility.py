@@ -7,7 +7,7 @@ import pytest
 
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
-from narthex.studies.feasibility import Feasibility, needs_as_much
+from narthex.studies.feasibility import Feasibility, is_short_of_memory, needs_as_much
 from narthex.studies.space import Candidate, Space
 from narthex.testing.study_builders import knobs, record, space
 from narthex.trials.trial import TrialRecord
@@ -94,3 +94,31 @@ def test_a_failure_inside_the_plan_lowers_what_the_plan_promises() -> None:
 def test_more_of_one_and_less_of_another_cannot_be_ordered() -> None:
     assert not needs_as_much(knobs(33, ubatch=128), knobs(32, ubatch=512))
     assert not needs_as_much(knobs(32, ubatch=512), knobs(33, ubatch=128))
+
+
+DISGUISED = (Outcome.RUNNER_DIED, Outcome.LOAD_TIMEOUT, Outcome.SERVER_DOWN)
+
+
+@pytest.mark.parametrize("outcome", DISGUISED)
+def test_the_first_runner_that_died_may_have_been_short_of_memory(outcome: Outcome) -> None:
+    died = record(knobs(33), outcome=outcome, reason="gone")
+    assert is_short_of_memory(died, [died])
+    assert chance(knobs(33, ubatch=512), [died]) == 0.0
+
+
+@pytest.mark.parametrize("outcome", DISGUISED)
+def test_a_runner_that_dies_with_less_as_well_was_not(outcome: Outcome) -> None:
+    history = [record(knobs(n), outcome=outcome, reason="gone") for n in (33, 28)]
+    assert not is_short_of_memory(history[1], history)
+
+
+def test_a_runner_that_dies_above_what_worked_was() -> None:
+    died = [record(knobs(n), outcome=Outcome.RUNNER_DIED, reason="gone") for n in (33, 30)]
+    history = [died[0], record(knobs(28), 5.0), died[1]]
+    assert is_short_of_memory(died[1], history)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.QUEUE_FULL, Outcome.CLIENT_GONE, Outcome.PROMPT_TRUNCATED])
+def test_what_says_nothing_about_memory_is_not_backed_off(outcome: Outcome) -> None:
+    failed = record(knobs(33), outcome=outcome, reason="gone")
+    assert not is_short_of_memory(failed, [failed])

@@ -12,6 +12,7 @@ from narthex.knobs import KnobValues
 from narthex.memory.calibrate import Calibration
 from narthex.models.gguf import inspect_file
 from narthex.models.inspection import Inspection
+from narthex.studies.baselines import House
 from narthex.studies.live import devices_of, settled
 from narthex.testing.samples import engine, host
 from narthex.testing.study_builders import question
@@ -51,3 +52,18 @@ def test_each_of_two_equal_cards_has_its_own_free_memory() -> None:
         msgspec.structs.replace(engine(), devices=listed), machine, Calibration(engine_key=None)
     )
     assert [row.free_bytes for row in found[:2]] == [18 * GIB, 2 * GIB]
+
+
+def test_the_turn_is_cut_to_a_start_point_of_the_policy(inspection: Inspection) -> None:
+    asked = settled(question(), inspection, house=House(num_ctx=3500))
+    assert (asked.min_ctx, asked.turn.depth) == (4096, 3500 - 512 - 256)
+
+
+def test_a_start_point_that_holds_no_turn_at_all_changes_nothing(inspection: Inspection) -> None:
+    assert settled(question(), inspection, house=House(num_ctx=512)).turn == question().turn
+
+
+def test_of_a_machine_elsewhere_no_memory_is_known() -> None:
+    far = msgspec.structs.replace(host(card=None), ram_total_bytes=0, ram_available_bytes=0)
+    (memory,) = devices_of(engine(device=None), far, Calibration(engine_key=None))
+    assert (memory.free_bytes, memory.total_bytes) == (None, None)

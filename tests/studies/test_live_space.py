@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from narthex.engines._base import Limits
 from narthex.errors import UsageError
 from narthex.memory.plan import Device, plan_memory
 from narthex.models.gguf import inspect_file
 from narthex.models.inspection import Inspection
 from narthex.studies.live_space import Machine, contexts, cpu_share, live_space
 from narthex.studies.strategies.guided import propose
+from narthex.testing.shapes import write_shape
 from narthex.testing.study_builders import knobs, question
 from narthex.trials.trial import Turn
 from narthex.units import GIB, MIB
@@ -148,3 +150,49 @@ def test_a_micro_batch_is_never_above_a_fixed_batch(inspection: Inspection) -> N
 def test_a_deep_turn_asks_for_a_context_that_holds_it(inspection: Inspection) -> None:
     deep = question(min_ctx=None, turn=Turn(depth=8000))
     assert contexts(inspection, deep)[0] == 8960
+
+
+SERVER = Limits(fixed={"kv_type": "q8_0", "flash_attn": "on", "parallel": 1, "cpu_moe": 0}, one_batch=True)
+
+
+def test_a_server_that_fixes_knobs_leaves_layers_context_and_one_batch(inspection: Inspection) -> None:
+    space = live_space(inspection, card(4 * GIB, limits=SERVER), question())
+    assert {c.knobs.kv_type for c in space.candidates} == {"q8_0"}
+    assert {c.knobs.flash_attn for c in space.candidates} == {"on"}
+    assert all(c.knobs.batch == c.knobs.ubatch for c in space.candidates)
+    assert space.values("batch") == [128, 256, 512, 1024, 2048]
+    assert space.has_gpu
+
+
+def test_a_server_that_fixes_knobs_does_so_without_a_gpu_and_without_a_plan(inspection: Inspection) -> None:
+    for machine in (Machine(devices=(HOST,), cores=8, limits=SERVER), card(64 * MIB, limits=SERVER)):
+        space = live_space(inspection, machine, question())
+        assert {c.knobs.kv_type for c in space.candidates} == {"q8_0"}
+        assert all(c.knobs.batch == c.knobs.ubatch for c in space.candidates)
+
+
+def test_experts_stay_where_the_server_puts_them(tmp_path: Path) -> None:
+    mixture = inspect_file(write_shape("gpt-oss", tmp_path / "mixture.gguf"))
+    whole = plan_memory(mixture, knobs(99), (HOST,)).devices[0].model_bytes
+    free, fixed = card(whole * 3 // 4 + GIB), card(whole * 3 // 4 + GIB, limits=SERVER)
+    assert len(live_space(mixture, free, question()).values("cpu_moe")) > 1
+    assert live_space(mixture, fixed, question()).values("cpu_moe") == [0]
+
+
+def test_one_fixed_batch_is_both(inspection: Inspection) -> None:
+    space = live_space(inspection, card(8 * GIB, limits=SERVER), question(pins={"batch": 300}))
+    assert {(c.knobs.batch, c.knobs.ubatch) for c in space.candidates} == {(300, 300)}
+
+
+def test_what_a_tenant_needs_stays_free_on_top_of_the_reserve(inspection: Inspection) -> None:
+    needs = [
+        max(c.need_bytes or 0 for c in live_space(inspection, machine, question()).candidates)
+        for machine in (card(1285 * MIB), card(1285 * MIB, beside_bytes=100 * MIB))
+    ]
+    assert needs[0] - needs[1] == pytest.approx(100 * MIB, abs=32 * MIB)
+    assert card(8 * GIB, reserve_bytes=256 * MIB, beside_bytes=GIB).reserve == GIB + 256 * MIB
+
+
+def test_a_tenant_is_not_counted_twice_where_its_growth_was_seen_before() -> None:
+    once = card(8 * GIB, beside_bytes=GIB)
+    assert card(8 * GIB, beside_bytes=GIB, tenants_bytes=GIB).reserve == once.reserve

@@ -122,7 +122,7 @@ def next_step(
     return Step(
         knobs=candidate.knobs,
         on_the_way=_one_by_one(proven, candidate.knobs),
-        why=_why(candidate, kept, expected),
+        why=_why(candidate, expected),
         expected=expected,
     )
 
@@ -161,11 +161,10 @@ def _one_by_one(proven: KnobValues, target: KnobValues) -> tuple[KnobValues, ...
     return tuple(ways)
 
 
-def _why(candidate: Candidate, kept: KnobValues, expected: Prediction) -> str:
+def _why(candidate: Candidate, expected: Prediction) -> str:
     margin = candidate.margin_bytes
     fits = "fits by the plan" if margin is None or margin >= 0 else "may fit"
-    others = "" if candidate.knobs == kept else "as the other knobs were it does not; so it "
-    return f"{others}{fits}, predicted turn {expected.turn_s:.2f} s"
+    return f"{fits}, predicted turn {expected.turn_s:.2f} s"
 
 
 def _too_slow(question: Question, expected: Prediction, allowed_s: float | None) -> str | None:
@@ -187,13 +186,14 @@ def _take(
     before = proven
     for knobs in step.on_the_way:
         words, before = ", ".join(changes_words(before, knobs)), knobs
-        more = "makes room for it" if knobs.num_ctx != step.knobs.num_ctx else step.why
-        session.decide("grow", f"{words} — {more}", knobs=knobs)
+        room = f"makes room for a context of {step.knobs.num_ctx}"
+        why = step.why if knobs == step.knobs else room
+        session.decide("grow", f"{words} — {why}", knobs=knobs)
     record = session.measure(step.knobs, PURPOSE, f"context {proven.num_ctx} → {step.knobs.num_ctx}")
     if record.observation.outcome is not Outcome.DONE:
         return summary(record)
-    if why := _measured_too_slow(session.question, record, allowed_s):
-        return why
+    if slow := _measured_too_slow(session.question, record, allowed_s):
+        return slow
     report = soak_once(session, step.knobs, soak)
     return None if report.outcome is Outcome.DONE else f"{report.outcome.value}: {report.reason}"
 

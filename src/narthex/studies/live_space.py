@@ -216,7 +216,8 @@ def _row(  # noqa: PLR0917 - the row is made of all of them
     share = cpu_share(inspection, base, question)
     limit = None
     if gpu.free_bytes is not None:
-        limit = gpu.free_bytes - overhead.device_overhead(machine.calibration)[0]
+        beside = overhead.device_overhead(machine.calibration, inspection.beside_bytes)[0]
+        limit = gpu.free_bytes - beside
     placement = place(inspection, base.gpu_layers or 0, base.cpu_moe)
 
     def cache(num_ctx: int) -> int:
@@ -255,9 +256,10 @@ def _on_cpu(
             if host.fits is False:
                 continue
             for ubatch in _ubatches(machine, question):
+                batch = ubatch if machine.limits.one_batch else base.batch
                 for count in threads:
                     yield Candidate(
-                        knobs=base.with_(ubatch=ubatch, threads=count),
+                        knobs=base.with_(batch=batch, ubatch=ubatch, threads=count),
                         cpu_share=1.0,
                         need_bytes=host.need_bytes,
                         limit_bytes=host.free_bytes,

@@ -24,11 +24,14 @@ EVERYONE = "It counts for every model of this server."
 
 
 class Outlook(msgspec.Struct, frozen=True, kw_only=True):
-    """The best setting of a space, measured or predicted."""
+    """The best setting of a space, measured or predicted. ``sigma``: how far the turn time may be off, as
+    the standard deviation of its logarithm; 0 where it was measured."""
 
     knobs: KnobValues
     turn_s: float
     utility: float
+    sigma: float = 0.0
+    layers: int | None  # on the GPU; None where an engine placed them and did not tell
 
 
 class Known:
@@ -62,8 +65,12 @@ class Known:
         speeds = turn_speeds(best, self.question.turn) if best else None
         if best is None or speeds is None:
             return None
-        value = utility(self.question, best.trial.knobs, speeds[0], speeds[1])
-        return Outlook(knobs=best.trial.knobs, turn_s=speeds[0], utility=value)
+        knobs, report = best.trial.knobs, best.observation.report
+        layers = knobs.gpu_layers
+        if layers is None and report is not None and not report.splits_layers:
+            layers = report.offloaded_layers
+        value = utility(self.question, knobs, speeds[0], speeds[1])
+        return Outlook(knobs=knobs, turn_s=speeds[0], utility=value, layers=layers)
 
     @cached_property
     def predicted(self) -> Outlook | None:
@@ -75,10 +82,16 @@ class Known:
         for candidate in self.space.candidates:
             told = self.model.predict(candidate)
             value = utility(self.question, candidate.knobs, told.turn_s, told.decode_tps)
-            rows.append((value, told.turn_s, candidate))
-        for value, turn_s, candidate in sorted(rows, key=lambda row: -row[0]):
+            rows.append((value, told, candidate))
+        for value, told, candidate in sorted(rows, key=lambda row: -row[0]):
             if feasibility.chance(candidate) >= LIKELY:
-                return Outlook(knobs=candidate.knobs, turn_s=turn_s, utility=value)
+                return Outlook(
+                    knobs=candidate.knobs,
+                    turn_s=told.turn_s,
+                    utility=value,
+                    sigma=told.sigma,
+                    layers=candidate.knobs.gpu_layers,
+                )
         return None
 
     def under(self, fixed: dict[str, Any]) -> Known:

@@ -93,7 +93,7 @@ def _fit_target(known: Known, env: Mapping[str, str]) -> Iterator[ServerProposal
         over_turn_s=before[0],
         over_ctx=num_ctx,
         gain=before[0] / after[0],
-        why=f"{_OWN} leaves {format_size(now)} of the card free, and {format_size(wanted)} are enough: "
+        why=f"It leaves {format_size(now)} of the card free, and {format_size(wanted)} are enough: "
         f"GPU layers {before[1]} → {after[1]}. It helps models that run without num_gpu.",
         cost=f"{EVERYONE} A program that takes GPU memory later has less left.",
     )

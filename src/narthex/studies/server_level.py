@@ -15,7 +15,6 @@ import msgspec
 from narthex.engines._base import Limits
 from narthex.engines.ollama import eras
 from narthex.models.inspection import Inspection
-from narthex.studies.backoff import changes_words
 from narthex.studies.live_space import Machine
 from narthex.studies.outlook import EVERYONE, WORTH, Known, Outlook
 from narthex.studies.records import Goal, Question, ServerProposal
@@ -75,7 +74,8 @@ def with_limits(limits: Limits, proposal: ServerProposal) -> Limits:
 def _knob_proposals(known: Known) -> Iterator[ServerProposal]:
     """KV type, flash attention and slots: the same search space with another value.
 
-    What could be had without a restart is no gain of one, even where it was not tried.
+    What could be had without a restart is no gain of one, even where it was not tried; nor is what the
+    prediction itself doubts.
     """
     here, untried = known.measured, known.predicted
     if here is None:
@@ -83,7 +83,11 @@ def _knob_proposals(known: Known) -> Iterator[ServerProposal]:
     least = max(here.utility, untried.utility if untried else here.utility) + WORTH
     for change in _changes(known.machine.limits, known.question):
         there = known.under(change.fixed).predicted
-        if there is not None and there.utility > least:
+        if there is None:
+            continue
+        # under «longest» utility is context, which is planned and not timed
+        doubt = 0.0 if known.question.goal is Goal.LONGEST else there.sigma
+        if there.utility - doubt > least:
             yield _proposal(known.question, change, here, there)
 
 
@@ -116,9 +120,6 @@ def _changes(limits: Limits, question: Question) -> Iterator[_Change]:
 def _proposal(question: Question, change: _Change, here: Outlook, there: Outlook) -> ServerProposal:
     faster, longer = here.turn_s / there.turn_s, there.knobs.num_ctx / here.knobs.num_ctx
     by_context = longer > 1 and (question.goal is Goal.LONGEST or faster <= 1 + WORTH)
-    turned = [name for name in change.fixed if name != change.factor]
-    plain = there.knobs.with_(**{name: getattr(here.knobs, name) for name in (change.factor, *turned)})
-    words = ", ".join(changes_words(here.knobs, plain))
     return ServerProposal(
         factor=change.factor,
         env=change.env,
@@ -130,6 +131,16 @@ def _proposal(question: Question, change: _Change, here: Outlook, there: Outlook
         over_ctx=here.knobs.num_ctx,
         gain=longer if by_context else faster,
         gain_of="context" if by_context else "turn",
-        why=f"It makes room for {words}." if words else "The same setting computes faster with it.",
+        why=_why(here, there),
         cost=change.cost,
     )
+
+
+def _why(here: Outlook, there: Outlook) -> str:
+    room = []
+    if there.layers is not None and there.layers > (here.layers or 0):
+        before = "what was placed" if here.layers is None else str(here.layers)
+        room.append(f"{there.layers} GPU layers instead of {before}")
+    if there.knobs.num_ctx > here.knobs.num_ctx:
+        room.append(f"a context of {there.knobs.num_ctx} instead of {here.knobs.num_ctx}")
+    return f"It makes room for {' and '.join(room)}." if room else "The model computes faster with it."

@@ -127,6 +127,7 @@ class _Study:
         self._began = time.monotonic()
         self.baselines: dict[str, Baseline] = {}
         self.answer: Answer | None = None
+        self._judged_against = ""
 
     @property
     def space(self) -> Space:
@@ -151,6 +152,8 @@ class _Study:
                     self.answer = grow(
                         self.session, lambda: self.space, self.answer, self._soak, self._no_more
                     )
+            if self.answer is not None and self._judged_against != "house":  # else the verdict tells it
+                self.answer = beside_house(self.answer, self._house_ratio())
         except KeyboardInterrupt:
             finished = False
             self._conclude_early()
@@ -309,8 +312,7 @@ class _Study:
             self.answer = Answer(knobs=winner.trial.knobs, verdict=self._alone(winner))
         else:
             self.answer = judge_against(self.question, self.space, winner, rival, history)
-        if rival is None or rival.name != "house":  # else the verdict tells already
-            self.answer = beside_house(self.answer, self._house_ratio())
+        self._judged_against = rival.name if rival else ""
         self.session.decide(
             "tie" if self.answer.tie else "recommend",
             self.answer.verdict,
@@ -330,10 +332,10 @@ class _Study:
         return f"The best of {loads} loads: {summary(winner)}. No baseline could be compared with it."
 
     def _conclude_early(self) -> None:
-        soaked = {knobs for knobs, report in self.session.soaks if report.outcome is Outcome.DONE}
-        if self.answer is not None and self.answer.knobs in soaked:
-            verdict = f"{self.answer.verdict} Interrupted while its context was raised further."
-            self.answer = msgspec.structs.replace(self.answer, verdict=verdict)
+        survived = [knobs for knobs, report in self.session.soaks if report.outcome is Outcome.DONE]
+        if self.answer is not None and survived:
+            verdict = f"{self.answer.verdict} Interrupted while its context was raised."
+            self.answer = msgspec.structs.replace(self.answer, knobs=survived[-1], verdict=verdict)
             return
         best = best_record(self.question, self.space.comparable(self.session.history))
         self.answer = Answer(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
 from narthex.knobs import KnobValues
+from narthex.models.gguf import inspect_file
+from narthex.models.inspection import Inspection
 from narthex.outcomes import Outcome
 from narthex.studies.baselines import BaselineSetting
 from narthex.studies.notebook import Notebook, StudyJournal
@@ -15,7 +18,9 @@ from narthex.studies.records import Goal, Question, StudyResult
 from narthex.studies.session import Identity
 from narthex.studies.space import Candidate, Space, layer_share
 from narthex.studies.study import run_study
+from narthex.testing.gguf_writer import write_gguf
 from narthex.testing.modelled_runner import ModelledMachine, ModelledRunner
+from narthex.testing.shapes.pieces import attention, dense, ends, metadata
 from narthex.trials.observation import Observation
 from narthex.trials.replay import RecordedFailure, Recording, turn_timing
 from narthex.trials.trial import ModelRef, Trial, TrialRecord, Turn
@@ -164,3 +169,21 @@ def best_turn_s(recording: Recording, turn: Turn) -> float:
         if point.depth == turn.depth
         and (timing := turn_timing(turn, point.prompt_tps, point.decode_tps)).turn_s is not None
     )
+
+
+def dense_model(path: Path, layers: int = 16) -> Inspection:
+    """A made-up Llama trained for 32768 tokens: a layer has about 416 MiB, and 4 KiB of cache a token."""
+    tensors = ends(4096)
+    for layer in range(layers):
+        tensors += dense(f"blk.{layer}.", 4096, 14336) + attention(f"blk.{layer}.", 4096, 32, 8, 128)
+    values = metadata(
+        "llama",
+        layers,
+        4096,
+        context_length=32768,
+        feed_forward_length=14336,
+        attention__head_count=32,
+        attention__head_count_kv=8,
+        rope__dimension_count=128,
+    )
+    return inspect_file(write_gguf(path, values, tensors))
