@@ -24,13 +24,15 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from narthex.testing.docker.container import FakeContainer, Program, Row, stamp
+from narthex.testing.docker.container import FakeContainer, Program
+from narthex.testing.docker.shapes import listed, mount_of, selected, text_of
 
 _API = "1.47"
 _VERSION = {"Version": "27.5.1", "ApiVersion": _API, "MinAPIVersion": "1.24", "Os": "linux", "Arch": "amd64"}
 
 Answer = tuple[int, Any]
-"""Status, and what is sent: bytes as they are, None for nothing, all else as JSON."""
+"""Status, and what is sent: bytes as they are, a tuple of them piece by piece, None for nothing, all else as
+JSON."""
 
 
 class Refused(Exception):
@@ -117,15 +119,15 @@ class FakeDocker:
 
     def _list(self, query: dict[str, str], body: Any) -> Answer:
         every = query.get("all") in ("1", "true", "True")
-        return 200, [_row(item.facts()) for item in self.containers.values() if every or item.running]
+        return 200, [listed(item.facts()) for item in self.containers.values() if every or item.running]
 
     def _inspect(self, name: str, query: dict[str, str], body: Any) -> Answer:
         return 200, self.find(name).facts()
 
     def _logs(self, name: str, query: dict[str, str], body: Any) -> Answer:
         container = self.find(name)
-        rows = _selected(container.rows, query)
-        texts = [(row.stream, _text(row, query.get("timestamps") == "1")) for row in rows]
+        rows = selected(container.rows, query)
+        texts = [(row.stream, text_of(row, query.get("timestamps") == "1")) for row in rows]
         if container.facts()["Config"].get("Tty"):
             return 200, b"".join(text for _, text in texts)
         return 200, b"".join(struct.pack(">BxxxL", stream, len(text)) + text for stream, text in texts)
@@ -181,7 +183,7 @@ class FakeDocker:
             "Image": self.images.get(wanted["Image"], wanted["Image"]),
             "Config": {"Hostname": new[:12], "Tty": False, **wanted},
             "HostConfig": host,
-            "Mounts": [_mount(bind, self.volumes) for bind in host.get("Binds") or ()],
+            "Mounts": [mount_of(bind, self.volumes) for bind in host.get("Binds") or ()],
             "NetworkSettings": {
                 "Ports": {},
                 "Networks": {key: value or {} for key, value in endpoints.items()},
@@ -216,7 +218,7 @@ class FakeDocker:
         return 200, {"Volumes": rows, "Warnings": None}
 
     def _events(self, query: dict[str, str], body: Any) -> Answer:
-        return 200, b"".join(json.dumps(event).encode() + b"\n" for event in self.events)
+        return 200, tuple(json.dumps(event).encode() + b"\n" for event in self.events)
 
     def _tell(self, action: str, container: FakeContainer) -> None:
         actor = {"ID": container.id, "Attributes": {"name": container.name}}
@@ -266,15 +268,28 @@ class _Handler(BaseHTTPRequestHandler):
             status, answer = self.server.daemon.answer(self.command, path, dict(parse_qsl(parts.query)), body)
         except Refused as error:
             status, answer = error.status, {"message": str(error)}
-        raw = b"" if answer is None else answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         with contextlib.suppress(OSError):
             self.send_response(status)
             self.send_header("Api-Version", _API)
-            self.send_header("Content-Type", "application/json" if isinstance(answer, dict | list) else "")
-            if status not in (204, 304):
-                self.send_header("Content-Length", str(len(raw)))
-            self.end_headers()
-            self.wfile.write(raw)
+            if isinstance(answer, tuple):
+                self._send_pieces(answer)
+            else:
+                self._send_whole(status, answer)
+
+    def _send_whole(self, status: int, answer: Any) -> None:
+        raw = b"" if answer is None else answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.send_header("Content-Type", "application/json")
+        if status not in (204, 304):
+            self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def _send_pieces(self, pieces: tuple[bytes, ...]) -> None:
+        """Chunked, as the daemon sends what has no end; here it has one."""
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for piece in (*pieces, b""):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
 
     do_GET = do_POST = do_DELETE = do_HEAD = _serve
 
@@ -283,56 +298,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing: tests read their own output."""
-
-
-def _row(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """An element of the list of containers, from what inspect tells."""
-    config = facts["Config"]
-    words = [*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())]
-    published = (facts.get("NetworkSettings") or {}).get("Ports") or {}
-    every = {**dict.fromkeys(config.get("ExposedPorts") or ()), **published}
-    ports: list[dict[str, Any]] = []
-    for port, bindings in every.items():
-        private = {"PrivatePort": int(port.partition("/")[0]), "Type": "tcp"}
-        ports += [
-            {"IP": binding["HostIp"], "PublicPort": int(binding["HostPort"]), **private}
-            for binding in bindings or ()
-        ] or [private]
-    return {
-        "Id": facts["Id"],
-        "Names": [facts["Name"]],
-        "Image": config["Image"],
-        "ImageID": facts["Image"],
-        "Command": " ".join(words),
-        "Ports": ports,
-        "Labels": config.get("Labels") or {},
-        "State": facts["State"]["Status"],
-        "HostConfig": {"NetworkMode": facts["HostConfig"].get("NetworkMode", "default")},
-        "Mounts": facts.get("Mounts") or [],
-    }
-
-
-def _selected(rows: list[Row], query: Mapping[str, str]) -> list[Row]:
-    since, until = (int(float(query.get(name) or 0) * 1e9) for name in ("since", "until"))
-    streams = {number for name, number in (("stdout", 1), ("stderr", 2)) if query.get(name) == "1"}
-    found = [
-        row
-        for row in rows
-        if row.stream in streams and row.at_ns >= since and (not until or row.at_ns <= until)
-    ]
-    tail = query.get("tail", "all")
-    return found[len(found) - int(tail) :] if tail.isdecimal() and int(tail) < len(found) else found
-
-
-def _text(row: Row, with_time: bool) -> bytes:
-    time = stamp(row.at_ns).encode() + b" " if with_time else b""
-    return time + row.line + b"\n"
-
-
-def _mount(bind: str, volumes: Mapping[str, str]) -> dict[str, Any]:
-    source, destination, *rest = bind.split(":")
-    mount = {"Source": source, "Destination": destination, "RW": "ro" not in rest}
-    if source.startswith("/"):
-        return {"Type": "bind", **mount}
-    folder = volumes.get(source, f"/var/lib/docker/volumes/{source}/_data")
-    return {"Type": "volume", "Name": source, **mount, "Source": folder}

@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from narthex.engines.ollama import processes
 from narthex.engines.ollama.address import parse_host
+from narthex.engines.ollama.api import Api
 from narthex.engines.ollama.discovery import engine_of, find_server, find_servers, look
+from narthex.engines.ollama.log import last_load_command
 from narthex.engines.ollama.logs import open_log
 from narthex.engines.ollama.records import Server
 from narthex.errors import EngineError, EngineNotFound, UsageError
 from narthex.host.facts import GpuFacts, HostFacts
+from narthex.testing.docker.container import Command
 from narthex.testing.docker.forward import Forward
 from narthex.testing.fake_docker import FakeDocker
+from narthex.testing.fake_ollama import FakeOllama, add_model
 
 from .little import VERSION, daemon, facts, free_port, little_ollama, url_of
 
@@ -327,7 +333,7 @@ def test_the_devices_are_those_of_the_log(tmp_path: Path) -> None:
     said = (
         'time=2026-11-22T11:24:37.974Z level=INFO source=types.go:32 msg="inference compute" id=0 '
         'filter_id="" library=CUDA compute=8.9 name=CUDA0 description="NVIDIA GeForce RTX 4070" '
-        'libdirs=ollama,cuda_v13 driver=13.0 pci_id=0000:01:00.0 type=discrete '
+        "libdirs=ollama,cuda_v13 driver=13.0 pci_id=0000:01:00.0 type=discrete "
         'total="11.7 GiB" available="11.2 GiB"'
     )
     with little_ollama({"LITTLE_SAYS": said}, log=tmp_path / "server.log") as (port, _):
@@ -389,3 +395,52 @@ def test_a_server_is_looked_at_again_by_its_address() -> None:
 def test_a_real_ollama_is_found() -> None:
     server = find_server(os.environ["NARTHEX_TEST_OLLAMA"])
     assert server.era in "ABCDEF"
+
+
+# --- a fake Ollama that computes with a real llama-server ---
+
+
+@pytest.mark.engine
+def test_a_loaded_models_process_store_and_log_are_found(
+    fake_ollama: Callable[..., FakeOllama], gemma: Path
+) -> None:
+    fake = fake_ollama(models={"small": gemma})
+    server = find_server(fake.url)
+    assert (server.place, server.pid) == ("process", fake.pid)
+    assert server.store == str(fake.store)
+    assert server.log == f"file:{fake.log_path}"
+    log = open_log(server)
+    assert log is not None
+    mark = log.mark()
+    Api(server.url).preload("small", {"num_ctx": 512}, timeout_s=120)
+    blob = fake.blob("small").name
+    assert processes.runner_pid(blob, server=server.pid) == fake.runner_pids()[0]
+    command = last_load_command(log.since(mark))
+    assert command is not None
+    assert (command.num_ctx, f"sha256-{command.blob}") == (512, blob)
+
+
+@pytest.mark.engine
+def test_a_loaded_model_in_a_container_is_found_from_the_host(
+    engine_binary: Path, gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "volume" / "models"
+    add_model(store, "small", gemma)
+    words = [sys.executable, "-m", "narthex.testing.fake_ollama", "--engine", str(engine_binary), "--store"]
+    told = facts("run")
+    told["Mounts"][0]["Source"] = str(tmp_path / "volume")
+    with FakeDocker(lambda _: Command([*words, str(store)])) as docker:
+        monkeypatch.setenv("DOCKER_HOST", docker.host)
+        container = docker.add(told)
+        server = find_once(url_of(container))
+        assert (server.place, server.store) == ("container", str(store))
+        log = open_log(server)
+        assert log is not None
+        mark = log.mark()
+        Api(server.url).preload("small", {"num_ctx": 512}, timeout_s=120)
+        runner = next(path.name for path in (store / "blobs").iterdir() if path.stat().st_size > 1 << 20)
+        assert processes.runner_pid(runner, server=server.pid) is not None
+        command = last_load_command(log.since(mark))
+        assert command is not None
+        assert command.num_ctx == 512
+        assert command.flash_attn == "on"  # the container's OLLAMA_FLASH_ATTENTION=1

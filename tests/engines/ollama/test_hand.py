@@ -15,10 +15,13 @@ import pytest
 
 from narthex.engines.ollama import processes
 from narthex.engines.ollama.address import parse_host
+from narthex.engines.ollama.container_hand import ContainerHand
 from narthex.engines.ollama.discovery import look
 from narthex.engines.ollama.docker import ASIDE_LABEL
-from narthex.engines.ollama.hand import ContainerHand, Hand, UnitHand, find_hand, hand_for
+from narthex.engines.ollama.drop_in import drop_in
+from narthex.engines.ollama.hand import Hand, find_hand, hand_for
 from narthex.engines.ollama.records import Server
+from narthex.engines.ollama.unit_hand import UnitHand
 from narthex.errors import EngineError
 from narthex.testing.fake_docker import FakeDocker
 
@@ -370,6 +373,10 @@ def test_a_unit_is_restarted_with_changes_and_without(unit: Unit) -> None:
     assert not unit.drop_ins.exists()
 
 
+def test_a_drop_in_is_gone_after_a_reboot() -> None:
+    assert str(drop_in(processes.Unit("ollama.service"))).startswith("/run/systemd/system/ollama.service.d/")
+
+
 def test_a_drop_in_of_the_user_stays(unit: Unit) -> None:
     unit.drop_ins.mkdir(parents=True)
     (unit.drop_ins / "override.conf").write_text("[Service]\n")
@@ -403,11 +410,8 @@ def test_systemd_that_refuses_is_told_in_its_words(unit: Unit) -> None:
         unit.hand().restart()
 
 
-def test_a_unit_hand_says_what_it_will_do(unit: Unit) -> None:
-    assert str(unit.drop_ins / "zz-narthex.conf") in unit.hand().words
-
-
-def test_a_container_hand_says_what_it_will_do(docker: FakeDocker) -> None:
+def test_a_hand_says_what_it_starts_anew(unit: Unit, docker: FakeDocker) -> None:
+    assert unit.hand().words == "ollama.service"
     hand = handy(running(docker))
     assert isinstance(hand, ContainerHand)
-    assert "ollama-before-narthex" in hand.words
+    assert hand.words == "container «ollama»"

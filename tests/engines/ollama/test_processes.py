@@ -30,6 +30,23 @@ def test_the_server_behind_a_port_is_found_with_its_environment() -> None:
     assert processes.environment(pid) == {}
 
 
+AS_NOBODY = """
+import os, sys
+from narthex.engines.ollama import processes
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+port = int(sys.argv[1])
+print(processes.listener_pid(port), processes.server_pid(port), processes.environment(int(sys.argv[2])))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_users_server_is_found_by_the_owner_of_its_socket() -> None:
+    with little_ollama() as (port, pid):
+        words = [sys.executable, "-c", AS_NOBODY, str(port), str(pid)]
+        told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["None", str(pid), "{}"]
+
+
 def test_another_program_on_that_port_is_no_ollama() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

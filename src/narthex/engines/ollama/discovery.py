@@ -225,7 +225,7 @@ def _environment(server: Server, site: Site) -> tuple[dict[str, str], str]:
 def _devices(
     server: Server, host: HostFacts, log: LogSource | None
 ) -> tuple[tuple[EngineDevice, ...], str | None]:
-    lines = log.start() if log is not None else []
+    lines = log.start()[: server_wide.START_LINES] if log is not None else []
     if any('msg="inference compute"' in line for line in lines):
         return compute_devices(lines), None
     if server.place == "elsewhere":

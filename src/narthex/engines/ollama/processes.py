@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from narthex.engines.ollama.address import parse_host
 from narthex.host.processes import TICKS, family, stat_fields
 
 PROC = Path("/proc")
@@ -197,8 +198,6 @@ def _is_runner(words: Sequence[str], digits: str) -> bool:
 
 def _may_serve(pid: int, port: int) -> bool:
     """Whether that server's environment, where it can be read, goes with the port."""
-    from narthex.engines.ollama.address import parse_host
-
     env = environment(pid)
     return not env or parse_host(env.get("OLLAMA_HOST", "")).port == port
 

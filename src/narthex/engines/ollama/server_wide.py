@@ -26,6 +26,7 @@ _PREFIXES = (
     "GGML_VK_",
 )
 _SECRET = ("KEY", "TOKEN", "PASSWORD", "SECRET")
+START_LINES = 2000  # within these a start says what it found, at OLLAMA_DEBUG=2 too
 _FLASH = "OLLAMA_FLASH_ATTENTION"
 _FALSE = ("0", "f", "false")  # as Go reads a boolean; any other text counts as true
 _FIT = "LLAMA_ARG_"
@@ -48,9 +49,10 @@ def effective_env(lines: Sequence[str], raw: Mapping[str, str]) -> dict[str, str
 
     ``raw`` is empty where that can't be read. Without either the result is empty: unknown.
     """
-    found = server_config(lines)
-    if found.get(_FLASH, "").lower() in _FALSE and not raw.get(_FLASH) and not _runner_went_without(lines):
-        del found[_FLASH]
+    found = server_config(lines[:START_LINES])
+    if found.get(_FLASH, "").lower() in _FALSE:
+        said_so = bool(raw.get(_FLASH)) if raw else _runner_went_without(lines)
+        found = {name: value for name, value in found.items() if said_so or name != _FLASH}
     env = {**{name: value for name, value in raw.items() if name not in found}, **found}
     return {name: value for name, value in sorted(env.items()) if value and _tells(name)}
 

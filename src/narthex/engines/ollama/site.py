@@ -10,6 +10,7 @@ import msgspec
 from narthex import settings
 from narthex.engines.ollama import docker, logs, processes
 from narthex.engines.ollama.address import Address, parse_host
+from narthex.engines.ollama.drop_in import drop_in
 
 _FORWARDERS = ("docker-proxy", "rootlessport", "rootlesskit")  # a container's port listens as one of these
 _NO_GPU_HERE = "GPU memory of its machine can't be read from here"
@@ -35,7 +36,7 @@ def find_site(address: Address) -> Site:
     pid = processes.server_pid(address.port, local) if local else None
     inside = processes.container_id(pid) if pid is not None else None
     if pid is not None and inside is None:
-        return Site(place="process", pid=pid)
+        return Site(place="process", pid=pid, gaps=_drop_in_gaps(pid))
     try:
         found = _container_at(address, local is not None, inside)
     except docker.NoDocker as error:
@@ -53,8 +54,24 @@ def _twin_gaps(found: docker.Found) -> tuple[str, ...]:
     """Said of a container that narthex put there and did not take away again."""
     if not found.changed:
         return ()
-    own = found.container.name + docker.ASIDE
-    return (f"It has settings that narthex gave it; your own container waits as «{own}».",)
+    name = found.container.name
+    own = f"{name}{docker.ASIDE}"
+    return (
+        f"It has settings that narthex gave it. Your own container waits as «{own}»; to have it back: "
+        f"docker rm -f {name} && docker rename {own} {name} && docker start {name}",
+    )
+
+
+def _drop_in_gaps(pid: int) -> tuple[str, ...]:
+    """Said of a unit with a drop-in that narthex did not take away again."""
+    unit = processes.unit_of(pid)
+    if unit is None or not drop_in(unit).exists():
+        return ()
+    systemctl = "systemctl --user" if unit.uid is not None else "systemctl"
+    return (
+        f"It has settings that narthex gave it. To have your own back: rm {drop_in(unit)} && "
+        f"{systemctl} daemon-reload && {systemctl} restart {unit.name}",
+    )
 
 
 def unit_of(site: Site) -> str | None:
