@@ -209,7 +209,8 @@ class DockerLog:
             first = nanoseconds(containers.started_at(self._name)) // 1_000_000_000
         except containers.NoDocker:
             return []
-        return [line for _, line in self._read(since=first, until=first + HEAD_S)] if first else []
+        # The daemon may note the time after the first line was written.
+        return [line for _, line in self._read(since=first - 1, until=first + HEAD_S)] if first else []
 
     def _read(self, **options: int) -> list[tuple[int, str]]:
         """(time, line) of each line; one without a time belongs to the line before it."""
