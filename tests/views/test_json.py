@@ -57,3 +57,21 @@ def test_what_the_engine_decides_is_null() -> None:
     found = tune_json(msgspec.structs.replace(study_result(), baselines=(baseline,)))["baselines"][0]
     assert found["knobs"]["gpu_layers"] is None
     assert found["reason"] == "not asked for"
+
+
+def test_what_the_server_could_do_and_the_house_ratio_are_fields() -> None:
+    found = tune_json(study_result())
+    assert (found["house_ratio"], found["server_level"]) == (None, [])
+    row = {
+        "factor": "fit_target",
+        "env": {"LLAMA_ARG_FIT_TARGET": "256"},
+        "over": "Ollama's own placement",
+        "gain": 1.5,
+        "why": "it leaves more free than is needed",
+        "cost": "it counts for every model",
+    }
+    told = msgspec.structs.replace(study_result(), extra={"house_ratio": 3.1, "server_level": [row]})
+    found = json.loads(json.dumps(tune_json(told)))
+    assert found["house_ratio"] == 3.1
+    assert found["server_level"][0]["env"] == {"LLAMA_ARG_FIT_TARGET": "256"}
+    assert found["server_level"][0]["knobs"] is None

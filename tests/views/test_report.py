@@ -146,6 +146,21 @@ def test_a_study_that_found_nothing_still_has_a_page() -> None:
     outline(page)
 
 
+def test_what_the_server_could_do_has_a_section_and_is_escaped() -> None:
+    row = {
+        "factor": "fit_target",
+        "env": {"LLAMA_ARG_FIT_TARGET": "256"},
+        "over": "the <b>best</b>",
+        "why": "It leaves <i>more</i> free than is needed.",
+        "cost": "It counts for every model.",
+    }
+    page = render(msgspec.structs.replace(study_result(), extra={"server_level": [row]}))
+    assert "What the server could do" in page
+    assert "LLAMA_ARG_FIT_TARGET=256" in page
+    assert "<i>more</i>" not in page
+    assert "What the server could do" not in render(study_result())
+
+
 def test_a_tie_is_in_the_headline() -> None:
     result = msgspec.structs.replace(study_result(), tie=True)
     assert (

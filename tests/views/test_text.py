@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from narthex.outcomes import Outcome
+from narthex.studies.records import ServerProposal
 from narthex.testing.studies import CHOSEN, OOM_LINE, failure, record, soak_report, study_result
 from narthex.views.figures import best_baseline, chosen_speed, is_proven, soak_seconds
 from narthex.views.table import table, width
@@ -152,3 +153,44 @@ def test_a_soak_tells_whose_jobs_ran_beside_it_and_what_is_in_doubt() -> None:
     assert "beside" not in soak_words(alone)
     assert "beside 1 finished job of comfyui." in soak_words(beside)
     assert soak_words(beside).endswith("In doubt: a request waited 2.5 s behind other requests.")
+
+
+PROPOSAL = ServerProposal(
+    factor="kv_type",
+    env={"OLLAMA_KV_CACHE_TYPE": "q8_0", "OLLAMA_FLASH_ATTENTION": "1"},
+    fixed={"kv_type": "q8_0"},
+    knobs=CHOSEN,
+    turn_s=4.0,
+    over="the best that was measured",
+    over_turn_s=5.0,
+    over_ctx=4096,
+    gain=1.25,
+    why="It makes room for 65 GPU layers instead of 60.",
+    cost="It counts for every model of this server.",
+)
+
+
+def proposed(*rows: ServerProposal) -> str:
+    result = study_result()
+    extra = {**result.extra, "server_level": msgspec.to_builtins(rows)}
+    return study_table(msgspec.structs.replace(result, extra=extra))
+
+
+def test_what_the_server_could_do_is_told_as_a_prediction_with_its_cost() -> None:
+    text = " ".join(proposed(PROPOSAL).split())
+    assert "predicted; each needs a restart" in text
+    assert "OLLAMA_KV_CACHE_TYPE=q8_0 OLLAMA_FLASH_ATTENTION=1: a turn 1.25 times as fast" in text
+    assert "4.00 s instead of 5.00 s (the best that was measured)" in text
+    assert "65 GPU layers instead of 60. It counts for every model" in text
+    longer = msgspec.structs.replace(PROPOSAL, gain=2.0, gain_of="context")
+    assert "2.00 times the context, 8192 instead of 4096" in " ".join(proposed(longer).split())
+
+
+def test_a_gain_that_is_no_matter_of_speed_has_no_figure() -> None:
+    memory = msgspec.structs.replace(PROPOSAL, gain=None, gain_of="memory")
+    assert "OLLAMA_FLASH_ATTENTION=1: It makes room" in " ".join(proposed(memory).split())
+
+
+def test_where_nothing_is_proposed_the_server_is_not_mentioned() -> None:
+    assert "whole server" not in proposed()
+    assert "whole server" not in study_table(study_result())
