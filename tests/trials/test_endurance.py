@@ -80,6 +80,13 @@ def test_steady_growth_of_main_memory_is_unstable() -> None:
     assert "Main memory kept growing" in report.reason
 
 
+def test_a_prompt_cache_that_fills_up_is_no_leak_until_it_passes_its_limit() -> None:
+    growing = series([8 * GIB] * 150, [GIB + number * 55 * MIB for number in range(150)])
+    assert conclude(seen(samples=growing, ram_cache_bytes=8 * GIB)).outcome is Outcome.DONE
+    report = conclude(seen(samples=growing, ram_cache_bytes=4 * GIB))
+    assert report.outcome is Outcome.UNSTABLE
+
+
 def test_without_a_gpu_the_vram_figures_are_unknown() -> None:
     report = conclude(seen(samples=series([None] * 150), vram_free_bytes=None))
     assert report.outcome is Outcome.DONE

@@ -137,6 +137,7 @@ class RunningEngine(Protocol):
     load_s: float
     report: LoadReport
     log_path: Path | None
+    ram_cache_bytes: int  # main memory that it may fill with old prompts: growing into it is no leak
 
     @property
     def pid(self) -> int | None:

@@ -53,6 +53,7 @@ class LlamaServer:
         self.options: dict[str, Any] = {}  # all of them were given at the start
         self.log_path: Path | None = log_path
         self.load_s = 0.0
+        self.ram_cache_bytes = 0  # it is started with --cache-ram 0
         self.report = LoadReport()
         self._child = child
         self._before = before

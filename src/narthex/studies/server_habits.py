@@ -10,6 +10,7 @@ from math import ceil
 from statistics import median
 
 from narthex.engines.ollama import eras
+from narthex.engines.ollama.server_wide import CACHE_RAM
 from narthex.knobs import KnobValues
 from narthex.memory import overhead
 from narthex.memory.frontier import most_layers
@@ -22,7 +23,6 @@ from narthex.studies.records import ServerProposal
 from narthex.studies.space import Candidate
 from narthex.units import GIB, MIB, format_duration, format_size
 
-CACHE_RAM = 8192 * MIB  # the prompt cache of each runner in main memory (llama-server --cache-ram)
 CACHE_STEPS = (4096, 2048, 1024, 512, 256, 0)  # MiB
 HOST_ROOM = GIB  # main memory that stays free beside all of it
 KEPT_LONG_S = 12 * 3600.0  # kept for half a day is as good as kept for ever

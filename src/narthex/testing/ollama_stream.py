@@ -184,6 +184,7 @@ class StreamedModel:
     served_as: str = "m:latest"
     load_s: float = 1.0
     log_path: Path | None = None
+    ram_cache_bytes = 0
 
     @property
     def pid(self) -> int | None:

@@ -33,6 +33,8 @@ def conclude(seen: Seen) -> SoakReport:
     ram = [sample.ram_bytes for sample in seen.samples]
     vram_slope, vram_late = late_growth(at, vram)
     ram_slope, ram_late = late_growth(at, ram)
+    if (growth(ram) or 0) <= seen.ram_cache_bytes + RAM_NOISE:
+        ram_late = 0  # a cache that fills up once, as far as it may
     problems = (
         _broken(seen),
         _leak("GPU memory", vram_slope, vram_late, seen.vram_free_bytes, VRAM_NOISE),

@@ -77,6 +77,7 @@ class Seen(msgspec.Struct, kw_only=True):
     fill_max: float = 0.0
     vram_free_bytes: int | None = None  # at the end, on the fullest card
     ram_free_bytes: int | None = None  # at the end
+    ram_cache_bytes: int = 0  # that the engine may fill with old prompts
     others_busy: bool = False  # other programs worked enough to slow the engine
 
 
@@ -115,6 +116,7 @@ def _once(runner: EngineRunner, trial: Trial, seconds: float, watch: Watch, besi
     try:
         with runner.launch(trial, watch) as engine:
             seen.slot_ctx = slot_ctx(engine, trial.knobs)
+            seen.ram_cache_bytes = engine.ram_cache_bytes
             session = Session(engine, runner.prompts_for(trial))
             rounds = Rounds(session, trial.knobs.parallel, seen, watch)
             if beside is None:

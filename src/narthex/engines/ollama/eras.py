@@ -124,6 +124,7 @@ FEATURES: dict[str, Feature] = {
     "gpu_overhead": Feature(
         Version(0, 3, 10), "OLLAMA_GPU_OVERHEAD keeps video memory free", until=Version(0, 30, 0)
     ),
+    "prompt_cache_ram": Feature(Version(0, 30, 0), "each runner keeps old prompts in main memory"),
     "load_timeout": Feature(Version(0, 3, 10), "OLLAMA_LOAD_TIMEOUT"),
     "unload": Feature(Version(0, 3, 11), "the answer to an unload says so"),
     "kv_cache_type": Feature(Version(0, 5, 0), "OLLAMA_KV_CACHE_TYPE"),

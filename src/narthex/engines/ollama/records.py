@@ -12,8 +12,8 @@ class ApiError(Exception):
     """A request that Ollama did not grant.
 
     ``status`` is the HTTP status (200 where the error came in a stream), None where no answer came.
-    ``text`` holds Ollama's own words, or what happened to the connection. ``lost``: the connection was refused
-    or ended early, so the server may be down.
+    ``text`` holds Ollama's own words, or what happened to the connection. ``lost``: the connection was
+    refused or ended early, so the server may be down.
     """
 
     def __init__(self, text: str, *, status: int | None = None, lost: bool = False) -> None:
@@ -72,7 +72,7 @@ class Show(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resident(msgspec.Struct, frozen=True, kw_only=True):
-    """One loaded model: an element of ``/api/ps``. What ``size`` and ``size_vram`` mean depends on the era."""
+    """One loaded model: an element of ``/api/ps``. What its sizes mean depends on the era."""
 
     name: str
     model: str = ""
@@ -116,7 +116,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     container: Container | None = None
     unit: str | None = None  # the systemd unit it belongs to: "ollama.service"
     store: str | None = None  # its models folder, where that can be read from here
-    log: str = ""  # where its log can be read: "docker:NAME", "journal:ollama.service", "file:PATH"; "" nowhere
+    log: str = ""  # where it can be read: "docker:NAME", "journal:ollama.service", "file:PATH"; "" nowhere
     env: dict[str, str] = {}  # OLLAMA_* and LLAMA_ARG_* as far as known
     env_source: str = ""  # "log", "process", "container"; "" where unknown, so defaults are assumed
     gaps: tuple[str, ...] = ()

@@ -13,7 +13,10 @@ from narthex.engines._base import Limits
 from narthex.engines.ollama import eras
 from narthex.engines.ollama.log import last_load_command, server_config
 from narthex.engines.ollama.records import Server
+from narthex.units import MIB
 
+CACHE_RAM = 8192 * MIB
+"""The usual size of a runner's prompt cache (llama-server's --cache-ram)."""
 _PREFIXES = (
     "OLLAMA_",
     "LLAMA_ARG_",
@@ -88,6 +91,15 @@ def variant_of(env: Mapping[str, str], version: str) -> str:
         **_runner_words(env, version),
     }
     return " ".join(f"{word}={value}" for word, value in words.items() if value)
+
+
+def prompt_cache_bytes(env: Mapping[str, str], version: str) -> int:
+    """Main memory that each runner may fill with old prompts: LLAMA_ARG_CACHE_RAM in MiB, 8 GiB where it is
+    not set; −1 for no limit is taken as that too, since then nothing can be told."""
+    if not eras.has(version, "prompt_cache_ram"):
+        return 0
+    text = env.get(f"{_FIT}CACHE_RAM", "").strip()
+    return int(text) * MIB if text.isdecimal() else CACHE_RAM
 
 
 def visible_cards(server: Server, count: int, uuids: Sequence[str], gpus: Sequence[str] | None) -> list[int]:
