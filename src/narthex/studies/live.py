@@ -148,6 +148,8 @@ def live_study(
     spaces = LiveSpaces(inspection, machine, question, learned)
 
     def propose_server(result: StudyResult) -> dict[str, Any]:
+        if screen:
+            screen.note("asking the plan what settings of the whole server should bring")
         calibrated = spaces.machine(result.trials)
         found = proposals(
             inspection, calibrated, question, result.trials, engine.limits, server.env, version=server.version
@@ -180,7 +182,7 @@ def live_study(
         argv=argv,
         fresh=fresh,
         extra={"devices": msgspec.to_builtins(machine.devices)},
-        after=propose_server,
+        after=propose_server if engine.limits.fixed or server.env is not None else None,
     )
 
 

@@ -77,11 +77,12 @@ def _knob_proposals(known: Known) -> Iterator[ServerProposal]:
     What could be had without a restart is no gain of one, even where it was not tried; nor is what the
     prediction itself doubts.
     """
-    here, untried = known.measured, known.predicted
-    if here is None:
+    changes = list(_changes(known.machine.limits, known.question))
+    if not changes or (here := known.measured) is None:
         return
+    untried = known.predicted
     least = max(here.utility, untried.utility if untried else here.utility) + WORTH
-    for change in _changes(known.machine.limits, known.question):
+    for change in changes:
         there = known.under(change.fixed).predicted
         if there is None:
             continue
