@@ -47,6 +47,7 @@ _SIGNALS = {
 _CRASHES = (-signal.SIGILL, -signal.SIGSEGV)
 _PR_SET_PDEATHSIG = 1
 _PING_S = 10.0
+_ENDING_S = 1.0
 _NEED_NO_REPACK: set[Engine] = set()
 
 
@@ -116,6 +117,12 @@ class Runner:
     def alive(self) -> bool:
         """Whether the process still runs."""
         return self.process is not None and self.exit_code is None
+
+    async def ended(self) -> bool:
+        """Whether the process is gone; one that does not answer may end in this moment."""
+        if self._exit is not None:
+            await asyncio.wait({self._exit}, timeout=_ENDING_S)
+        return not self.alive()
 
     def shown_expiry(self) -> int:
         """``expires_at``: while it was never idle it moves with every look."""

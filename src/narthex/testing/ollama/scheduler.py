@@ -77,7 +77,9 @@ class Scheduler:
         self.loaded: dict[str, Runner] = {}
         self.total_vram = sum(device.total - settings.gpu_overhead for device in devices)
         self.default_ctx = self.manner.default_ctx(self.total_vram)
-        self._queue: asyncio.Queue[Request] = asyncio.Queue(settings.max_queue)
+        self._queue: asyncio.Queue[Request] = asyncio.Queue()
+        self._busy = False  # the worker has a request, or one was handed to it
+        self._waiting = 0  # behind that one
         self._ending: set[asyncio.Task[None]] = set()
         self._worker: asyncio.Task[None] | None = None
 
@@ -110,10 +112,7 @@ class Scheduler:
         runner = self.loaded.get(request.blob)
         if runner is not None and not await self._needs_reload(runner, request):
             return self._use(runner, request)
-        try:
-            self._queue.put_nowait(request)
-        except asyncio.QueueFull:
-            raise Busy from None
+        self._put(request)
         try:
             return await request.runner
         except asyncio.CancelledError:
@@ -160,29 +159,42 @@ class Scheduler:
     async def _needs_reload(self, runner: Runner, request: Request) -> bool:
         if differs(runner.start, adjusted(request.wanted, request.model), self.manner):
             return True
-        if not runner.alive():
+        if runner.alive() and await runner.health() == "ok":
+            return False
+        if await runner.ended():
             name = "llama-server" if self.manner.era == "F" else "llama runner"
             code = runner.exit_code or 0
             self.log.warn(f"{name} process no longer running", sys=abs(code), string=exit_words(code))
-            return True
-        return await runner.health() != "ok"
+        return True
+
+    def _put(self, request: Request) -> None:
+        """One request may be with the worker and ``max_queue`` behind it."""
+        if self._busy and self._waiting >= self.settings.max_queue:
+            raise Busy
+        self._waiting += self._busy
+        self._busy = True
+        self._queue.put_nowait(request)
 
     async def _work(self) -> None:
         while True:
-            request = await self._queue.get()
-            if request.gone.is_set():
-                self.log.debug("pending request cancelled or timed out, skipping scheduling")
-                continue
-            try:
-                runner = await self._serve(request)
-            except LoadFailed as failed:
-                if not request.runner.done():
-                    request.runner.set_exception(failed)
-                continue
-            if request.runner.done():  # the client left in this moment
-                self.release(runner)
-            else:
-                request.runner.set_result(runner)
+            await self._answer(await self._queue.get())
+            self._busy = self._waiting > 0
+            self._waiting -= self._busy
+
+    async def _answer(self, request: Request) -> None:
+        if request.gone.is_set():
+            self.log.debug("pending request cancelled or timed out, skipping scheduling")
+            return
+        try:
+            runner = await self._serve(request)
+        except LoadFailed as failed:
+            if not request.runner.done():
+                request.runner.set_exception(failed)
+            return
+        if request.runner.done():  # the client left in this moment
+            self.release(runner)
+        else:
+            request.runner.set_result(runner)
 
     async def _serve(self, request: Request) -> Runner:
         """Make room and load, or find that it is loaded by now."""

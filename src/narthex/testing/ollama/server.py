@@ -20,6 +20,8 @@ from narthex.testing.ollama.serving import Serving
 from narthex.testing.ollama.settings import read_settings
 from narthex.testing.ollama.store import Store
 
+_SHUTDOWN_S = 0.01  # connections are cut; 0 would wait for them
+
 
 async def serve(
     environ: Mapping[str, str],
@@ -47,7 +49,7 @@ async def serve(
     )
     serving = Serving(store, scheduler)
     runner = web.AppRunner(
-        application(serving), handler_cancellation=True, access_log=None, shutdown_timeout=0
+        application(serving), handler_cancellation=True, access_log=None, shutdown_timeout=_SHUTDOWN_S
     )
     await runner.setup()
     try:
@@ -62,8 +64,8 @@ async def serve(
     try:
         await _until_told(with_parent)
     finally:
+        await runner.cleanup()  # cuts every connection; then the runners go
         await scheduler.close()
-        await runner.cleanup()
     return 0
 
 
