@@ -137,7 +137,7 @@ def test_an_unknown_profile_is_one_sentence(capsys: pytest.CaptureFixture[str]) 
 
 def test_export_prints_only_the_text_and_warns_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
     keep(profile(soak_s=0))
-    assert call("export", "demo-7b", "--format", "modelfile") == ExitCode.OK
+    assert call("export", "demo-7b", "--format", "modelfile", "--nearest") == ExitCode.OK
     out, err = capsys.readouterr()
     assert "PARAMETER num_ctx 8192" in out
     assert "not proven" in err

@@ -57,9 +57,9 @@ def test_what_the_source_sets_and_the_profile_leaves_open_is_said_as_automatic()
     }
 
 
-def test_a_parameter_that_cannot_be_taken_back_is_refused() -> None:
-    with pytest.raises(ProfileError, match="use_mmap false"):
-        parameters_for(KNOBS, NEW, {"use_mmap": False})
+def test_the_sources_own_mmap_counts_as_it_did_in_the_trials() -> None:
+    assert "use_mmap" not in parameters_for(KNOBS, NEW, {"use_mmap": False})
+    assert parameters_for(KNOBS.with_(mmap="on"), NEW, {"use_mmap": False})["use_mmap"] is True
 
 
 def test_the_original_is_never_changed() -> None:
@@ -79,6 +79,18 @@ def test_somebody_elses_model_of_that_name_is_left_alone() -> None:
     ours = msgspec.structs.replace(other, digest="a" * 64)
     must_be_free(tuning, mine, (ours,))
     assert made_here(mine, ours)
+    with pytest.raises(ProfileError, match=f"another profile, {mine.name}") as caught:
+        must_be_free(tuning, profile("new"), (ours,), [mine])
+    assert f"narthex unapply {mine.name}" in caught.value.hint
+
+
+def test_a_profile_stands_under_one_name_at_a_time() -> None:
+    mine = msgspec.structs.replace(profile(), applied_as="first", applied_digest="a" * 64)
+    first = Tag(name="first:latest", digest="a" * 64)
+    second = Tuning(name="second", source="llama3", parameters={})
+    with pytest.raises(ProfileError, match="already, as «first»"):
+        must_be_free(second, mine, (first,))
+    must_be_free(second, mine, (msgspec.structs.replace(first, digest="b" * 64),))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,14 @@ class Bench(NamedTuple):
     host: HostFacts
     runner: EngineRunner
 
+    @property
+    def cores(self) -> int | None:
+        """Physical cores: more threads than these are never meant. None for an Ollama elsewhere."""
+        from narthex.host.limits import physical_cores
+
+        away = self.target.server is not None and self.target.server.place == "elsewhere"
+        return None if away else physical_cores()
+
 
 @contextlib.contextmanager
 def bench(

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
     from narthex.cli.target import Target
-    from narthex.host.facts import HostFacts
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -80,9 +79,8 @@ def plain_option(function: F) -> F:
     )(function)
 
 
-def check_threads(threads: int | None, host: HostFacts) -> None:
+def check_threads(threads: int | None, cores: int | None) -> None:
     """Refuse more threads than physical cores: oversubscribed, an engine took 34 s for what took 0.3 s."""
-    cores = host.physical_cores
     if cores is not None and threads is not None and threads > cores:
         raise UsageError(
             f"{threads} threads are more than the {cores} physical cores of this machine.",

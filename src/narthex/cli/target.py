@@ -86,11 +86,17 @@ def find_target(
     if engine is None and (engine_path or engine_args):
         engine = LLAMA  # they are about its program
     if engine == OLLAMA and (engine_path or engine_args):
-        raise UsageError(
-            "--engine-path and --engine-arg are for llama-server: Ollama starts its own.",
-            hint="Leave them out, or use --engine llama-server.",
-        )
-    subject = find_subject(model, engine=engine, ollama=ollama)
+        raise _not_ollamas()
+    return _equipped(find_subject(model, engine=engine, ollama=ollama), engine_path, engine_args, host)
+
+
+def _equipped(
+    subject: Subject,
+    engine_path: str | None = None,
+    engine_args: Sequence[str] = (),
+    host: HostFacts | None = None,
+) -> Target:
+    """With its engine. Raises NarthexError."""
     parts = {name: getattr(subject, name) for name in subject.__struct_fields__}
     if subject.server is None:
         from narthex.engines.llama_server import find_engine
@@ -102,19 +108,26 @@ def find_target(
     return Target(engine=ollama_engine(subject.server, host), **parts)
 
 
+def _not_ollamas() -> UsageError:
+    return UsageError(
+        "--engine-path and --engine-arg are for llama-server: Ollama starts its own.",
+        hint="Leave them out, or use --engine llama-server.",
+    )
+
+
 def find_profiled(profile: Profile, *, engine_path: str | None = None, ollama: str | None = None) -> Target:
     """The model and the engine that a profile was made with. Raises NarthexError, also where the model is
     another one by now."""
     on_server = profile.engine_kind == OLLAMA
-    target = find_target(
+    if on_server and engine_path:
+        raise _not_ollamas()
+    subject = find_subject(
         profile.model.served_as if on_server else profile.model.path,
         engine=profile.engine_kind,
-        engine_path=engine_path,
-        engine_args=profile.engine_args,
-        ollama=ollama,
+        ollama=ollama or profile.server_url,
     )
-    if identities(target.model) & identities(profile.model):
-        return target
+    if identities(subject.model) & identities(profile.model):
+        return _equipped(subject, engine_path, profile.engine_args)
     where = f"«{profile.model.served_as}» in Ollama" if on_server else f"The file {profile.model.path}"
     raise ProfileError(
         f"{where} is another model than this profile was made for.",

@@ -76,7 +76,8 @@ def house_of(bench: Bench) -> House:
 
 def current_of(tuning: Tuning, bench: Bench) -> KnobValues | None:
     """What the user has now: the newest profile of this model that can hold the turn, else what the model's
-    own PARAMETERs make of it. A demo's profile counts in a demo only."""
+    own PARAMETERs make of it. A demo's profile counts in a demo only; in Ollama a profile is in use once it
+    is applied."""
     from narthex.profiles.store import list_profiles
 
     target, question = bench.target, tuning.question
@@ -86,7 +87,8 @@ def current_of(tuning: Tuning, bench: Bench) -> KnobValues | None:
             profile.model.identity == target.inspection.identity and profile.engine_kind == target.engine.kind
         )
         real = question.demo or not profile.demo
-        if mine and real and profile.knobs.num_ctx >= need:
+        used = target.server is None or profile.applied_as is not None
+        if mine and real and used and profile.knobs.num_ctx >= need:
             return profile.knobs
     return _parameters_of(bench) if target.server is not None else None
 
@@ -158,11 +160,24 @@ def _room_for(tuning: Tuning) -> int:
 
 
 def _keep(journal: Journal, result: StudyResult, bench: Bench) -> str:
-    """Store the answer as a profile; returns its name."""
+    """Store the answer as a profile; returns its name. It takes the place of an older one of that name, whose
+    tuned model in Ollama it goes on to know."""
+    from narthex.cli.served_plan import own_parameters
     from narthex.profiles.choose import profile_from
-    from narthex.profiles.store import save_profile
+    from narthex.profiles.store import list_profiles, save_profile
 
-    profile = profile_from(result, engine=bench.target.engine, host=bench.host)
+    target = bench.target
+    profile = profile_from(result, engine=target.engine, host=bench.host)
+    if (server := target.server) is not None:
+        profile = msgspec.structs.replace(
+            profile,
+            server_url=server.url if server.source == "flag" else None,
+            base_parameters=own_parameters(target)[0],
+        )
+    for older in list_profiles(journal):
+        if older.name == profile.name and older.model.identity == profile.model.identity:
+            made = {name: getattr(older, name) for name in ("applied_as", "applied_to", "applied_digest")}
+            profile = msgspec.structs.replace(profile, **made)
     return save_profile(journal, profile).name
 
 

@@ -46,7 +46,8 @@ def _in_store(server: Server, inspection: Inspection) -> str | None:
     except NarthexError:
         return None  # the server can still be asked
     seen: dict[str, bool] = {}
-    for model in models:
+    # The plain model before those that were made from it with other parameters.
+    for model in sorted(models, key=lambda each: bool(each.parameters)):
         if model.path is None or model.blob_bytes != inspection.file_bytes:
             continue
         if model.path not in seen:

@@ -172,10 +172,10 @@ class Journal:
         with self._reading() as db:
             return queries.select_trials(db, study)
 
-    def last_trial(self, model_identity: str) -> TrialRecord | None:
-        """The newest trial of a model, in any study or none."""
+    def last_trial(self, model_identity: str, engine_kind: str = "") -> TrialRecord | None:
+        """The newest trial of a model, in any study or none; ``engine_kind``: the newest on such a one."""
         with self._reading() as db:
-            return queries.select_last_trial(db, model_identity)
+            return queries.select_last_trial(db, model_identity, engine_kind)
 
     def append_decision(  # noqa: PLR0917 - in the order in which one reads a step
         self,

@@ -196,9 +196,10 @@ def select_model_trials(db: Db, model_identity: str) -> list[TrialRecord]:
     return [_trial(row) for row in rows]
 
 
-def select_last_trial(db: Db, model_identity: str) -> TrialRecord | None:
+def select_last_trial(db: Db, model_identity: str, engine_kind: str) -> TrialRecord | None:
     row = db.execute(
-        f"{_TRIALS} WHERE t.model_identity = ? ORDER BY t.id DESC LIMIT 1", (model_identity,)
+        f"{_TRIALS} WHERE t.model_identity = ? AND t.engine_key LIKE ? ORDER BY t.id DESC LIMIT 1",
+        (model_identity, f"{engine_kind} %" if engine_kind else "%"),
     ).fetchone()
     return None if row is None else _trial(row)
 

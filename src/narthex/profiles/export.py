@@ -12,11 +12,10 @@ from collections.abc import Callable
 
 import msgspec
 
-from narthex.engines.ollama.options import options_for
 from narthex.errors import ProfileError
 from narthex.profiles.express import UNSET, Expressed, express, own_limits, server_variables
 from narthex.profiles.profile import Profile
-from narthex.profiles.tuned import modelfile
+from narthex.profiles.tuned import modelfile, parameters_for
 
 NEWEST = "0.0.0"  # how a self-built Ollama calls itself; its rules are the newest
 
@@ -107,8 +106,8 @@ def modelfile_text(profile: Profile, found: Expressed) -> str:
         lines.append("# Needs in the environment of «ollama serve», where it counts for all models:")
         lines += [f"#   {name}={value}" for name, value in variables.items()]
     source = profile.model.served_as or os.path.abspath(profile.model.path)
-    options = options_for(found.knobs, NEWEST, parallel=found.knobs.parallel)
-    return "\n".join(lines) + "\n" + modelfile(source, options)
+    parameters = parameters_for(found.knobs, NEWEST, profile.base_parameters)
+    return "\n".join(lines) + "\n" + modelfile(source, parameters)
 
 
 def _server_hint(profile: Profile) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from narthex.knobs import KnobValues
@@ -38,6 +40,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float = 0.0  # seconds since the epoch
     verified_at: float | None = None  # the last `profile verify`; None: never
     verified: bool | None = None  # how that one ended
+    server_url: str | None = None  # of the Ollama that was named by --ollama; None: found as any command does
+    base_parameters: dict[str, Any] = {}  # the model's own PARAMETERs in Ollama, when this was measured
     applied_as: str | None = None  # the tuned model in Ollama that `narthex apply` made of it
     applied_to: str | None = None  # that server's URL
     applied_digest: str | None = None  # of the tuned model's manifest: what is taken back is what was made

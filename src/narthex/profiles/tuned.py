@@ -50,22 +50,21 @@ def parameters_for(knobs: KnobValues, version: str, base: dict[str, Any]) -> dic
     """The parameters of a tuned model. ``base`` holds those of the user's model.
 
     Ollama merges new parameters over the base's and can't drop one, so what the setting leaves to Ollama
-    is said with the value that means «automatic» where the base has another.
+    is said with the value that means «automatic» where the base has another. For use_mmap there is no such
+    value: the base's own counted in the trials, and it goes on to count.
     """
     found = options_for(knobs, version, parallel=knobs.parallel)
     for name, automatic in (("num_gpu", -1), ("num_thread", 0), ("num_batch", knobs.ubatch)):
         if name in base and name not in found:
             found[name] = automatic
-    if "use_mmap" in base and "use_mmap" not in found:
-        raise ProfileError(
-            f"The model sets use_mmap {_value(base['use_mmap'])}, which a tuned model can't take back.",
-            hint="Tune it with --set mmap=on or --set mmap=off, or remove the parameter from the model.",
-        )
     return found
 
 
-def must_be_free(tuning: Tuning, profile: Profile, tags: Sequence[Tag]) -> None:
-    """Raises ProfileError where the name is the original's, or somebody else's model has it."""
+def must_be_free(
+    tuning: Tuning, profile: Profile, tags: Sequence[Tag], others: Sequence[Profile] = ()
+) -> None:
+    """Raises ProfileError where the name is the original's or another model has it, and where the profile
+    stands under another name. ``others``: every profile, so that it can be said whose the model is."""
     if same(tuning.name, tuning.source):
         raise ProfileError(
             f"«{tuning.name}» is the model itself, which is never changed.",
@@ -73,10 +72,26 @@ def must_be_free(tuning: Tuning, profile: Profile, tags: Sequence[Tag]) -> None:
         )
     there = next((tag for tag in tags if same(tag.name, tuning.name)), None)
     if there is not None and not made_here(profile, there):
+        if owner := next((other for other in others if made_here(other, there)), None):
+            raise ProfileError(
+                f"«{tuning.name}» is the tuned model of another profile, {owner.name}.",
+                hint=f"Take that back first: narthex unapply {owner.name}; or give another name with --as.",
+            )
         raise ProfileError(
             f"Ollama has a model «{tuning.name}» already, and it is not from this profile.",
             hint="Give another name with --as NAME, or remove that one: ollama rm " + tuning.name,
         )
+    _must_stand_once(tuning, profile, tags)
+
+
+def _must_stand_once(tuning: Tuning, profile: Profile, tags: Sequence[Tag]) -> None:
+    """A profile knows of one tuned model: a second one would be forgotten by «unapply»."""
+    for tag in tags:
+        if made_here(profile, tag) and not same(tag.name, tuning.name):
+            raise ProfileError(
+                f"This profile stands in Ollama already, as «{profile.applied_as}».",
+                hint=f"Take that back first: narthex unapply {profile.name}",
+            )
 
 
 def made_here(profile: Profile, tag: Tag) -> bool:
@@ -92,7 +107,10 @@ def make(api: Api, tuning: Tuning) -> str:
 
 
 def remove(api: Api, name: str) -> None:
-    """Take the tuned model out of Ollama, unloaded first where it is loaded by this name. Raises ApiError."""
+    """Take the tuned model out of Ollama, unloaded first where it is loaded by this name; nothing happens
+    where it is not there. Raises ApiError."""
+    if not any(same(tag.name, name) for tag in api.tags()):
+        return
     if any(same(resident.name, name) for resident in api.ps()):
         api.unload(name)
     api.delete(name)

@@ -6,7 +6,7 @@ value for batch and micro-batch. What can't be asked for with a load is refused 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -32,21 +32,26 @@ def automatic_batch(batch: AutomaticBatch, total_ctx: int) -> int:
 
 def check_question(question: Question, limits: Limits) -> None:
     """Raise UsageError where a question asks for what the server does not do for one load."""
-    _check_kv_type(limits)
     asked = dict(question.pins)
     if question.parallel != _USUAL.parallel:
         asked.setdefault("parallel", question.parallel)
-    for name, value in asked.items():
-        if _refuses(limits, name, value):
-            raise _refused(limits, name, value)
+    check_settings(asked, limits)
     for kv_type in question.allow_kv:
         if kv_type not in USUAL_KV and _refuses(limits, "kv_type", kv_type):
             raise _refused(limits, "kv_type", kv_type)
-    pair = {question.pins[name] for name in ("batch", "ubatch") if name in question.pins}
-    if limits.one_batch and len(pair) > 1:
-        raise _two_batches(question.pins["batch"], question.pins["ubatch"])
     if question.current is not None and (why := refusal(question.current, limits)):
         raise UsageError(f"What you run now can't be measured here. {why}", hint=_hint(limits))
+
+
+def check_settings(asked: Mapping[str, Any], limits: Limits) -> None:
+    """Raise UsageError where knob values that somebody asked for can't be had from the server."""
+    _check_kv_type(limits)
+    for name, value in asked.items():
+        if _refuses(limits, name, value):
+            raise _refused(limits, name, value)
+    pair = {asked[name] for name in ("batch", "ubatch") if name in asked}
+    if limits.one_batch and len(pair) > 1:
+        raise _two_batches(asked["batch"], asked["ubatch"])
 
 
 def _check_kv_type(limits: Limits) -> None:

@@ -10,13 +10,14 @@ import msgspec
 
 from narthex.cli.bench import bench, translated
 from narthex.cli.options import json_option, ollama_option, plain_option
-from narthex.errors import ExitCode, ProfileError
+from narthex.errors import EngineError, ExitCode, ProfileError
 from narthex.outcomes import Outcome
 
 if TYPE_CHECKING:
     from narthex.cli.target import Target
     from narthex.engines.ollama.api import Api
     from narthex.journal.journal import Journal
+    from narthex.profiles.express import Expressed
     from narthex.profiles.profile import Profile
     from narthex.profiles.tuned import Tuning
     from narthex.profiles.verify import Verification
@@ -45,7 +46,7 @@ def command(profile: str, name: str | None, nearest: bool, ollama: str | None, *
     with Journal.open() as journal:
         journal.must_be_writable()
         stored = load_profile(journal, profile)
-        job = _prepare(stored, name, nearest, ollama)
+        job = _prepare(journal, stored, name, nearest, ollama)
         title = f"{job.profile.name}: the tuned model «{job.tuning.name}» in Ollama {job.api.url}"
         with Progress(title, 1, plain=show["plain"]) as progress:
             done = _apply(journal, job, progress)
@@ -64,6 +65,7 @@ class _Job(NamedTuple):
     api: Api
     tuning: Tuning
     differences: tuple[str, ...]
+    stood: str | None  # the digest of what an earlier «apply» made under that name
 
 
 class _Done(NamedTuple):
@@ -75,29 +77,24 @@ class _Done(NamedTuple):
     observation: Observation
 
 
-def _prepare(profile: Profile, name: str | None, nearest: bool, ollama: str | None) -> _Job:
+def _prepare(journal: Journal, profile: Profile, name: str | None, nearest: bool, ollama: str | None) -> _Job:
     """Everything that can be refused is refused here, before anything is changed."""
     from narthex.cli.served_plan import own_parameters
-    from narthex.cli.target import find_target
     from narthex.engines.ollama.api import Api
-    from narthex.profiles.express import express
+    from narthex.engines.ollama.names import same
+    from narthex.profiles.store import list_profiles
     from narthex.profiles.tuned import Tuning, must_be_free, parameters_for, tuned_name
 
-    target = find_target(profile.model.served_as or profile.model.path, engine="ollama", ollama=ollama)
+    target = _target(profile, ollama)
     assert target.server is not None
-    if target.inspection.identity != profile.model.identity:
-        raise ProfileError(
-            f"«{target.model.served_as}» is another model now than this profile was made for.",
-            hint=f"«narthex tune {target.model.served_as}» makes a profile for it.",
-        )
-    found = express(profile, target.engine.limits)
+    source = target.model.served_as
+    found = _expressed(profile, target)
     if found.differences and not nearest:
         raise ProfileError(
             f"This Ollama can't express the profile: {'; '.join(found.differences)}.",
             hint=f"The nearest that it can is {found.knobs.describe()}: --nearest applies and measures it; "
-            f" «narthex tune {target.model.served_as}» finds the best one for this server.",
+            f"«narthex tune {source}» finds the best one for this server.",
         )
-    source = target.model.served_as
     api = Api(target.server.url)
     tuning = Tuning(
         name=name or tuned_name(source),
@@ -105,39 +102,90 @@ def _prepare(profile: Profile, name: str | None, nearest: bool, ollama: str | No
         parameters=parameters_for(found.knobs, target.server.version, own_parameters(target)[0]),
     )
     with translated(api, "list its models"):
-        must_be_free(tuning, profile, api.tags())
+        tags = api.tags()
+    must_be_free(tuning, profile, tags, list_profiles(journal))
     chosen = msgspec.structs.replace(
         profile, knobs=found.knobs, proven=profile.proven and not found.differences
     )
-    return _Job(chosen, target, api, tuning, found.differences)
+    stood = next((tag.digest for tag in tags if same(tag.name, tuning.name)), None)
+    return _Job(chosen, target, api, tuning, found.differences, stood)
+
+
+def _target(profile: Profile, ollama: str | None) -> Target:
+    """The model in Ollama: by the name it was tuned under, else the one with the content of its file."""
+    from narthex.cli.target import OLLAMA, find_profiled, find_target
+    from narthex.models.gguf import inspect_file
+
+    if profile.engine_kind == OLLAMA:
+        return find_profiled(profile, ollama=ollama)
+    if inspect_file(profile.model.path).identity != profile.model.identity:
+        raise ProfileError(
+            f"The file {profile.model.path} is another model than this profile was made for.",
+            hint="«narthex tune» makes a profile for the new one.",
+        )
+    return find_target(profile.model.path, engine=OLLAMA, ollama=ollama)
+
+
+def _expressed(profile: Profile, target: Target) -> Expressed:
+    """As this server can have it; with fewer layers where what it can't say takes their room."""
+    from narthex.memory.plan import Device
+    from narthex.profiles.express import express, fitted
+
+    found = express(profile, target.engine.limits)
+    cards = [
+        Device(name=card.name, kind="gpu", free_bytes=card.total_bytes, total_bytes=card.total_bytes)
+        for card in target.engine.devices
+        if card.total_bytes
+    ]
+    if not found.differences or not cards:
+        return found
+    return fitted(found, target.inspection, (*cards, Device(name="host", kind="host")))
 
 
 def _apply(journal: Journal, job: _Job, progress: Progress) -> _Done:
     """Make it, load it bare, measure. What does not hold is taken away again, also after Ctrl-C."""
     from narthex.profiles.store import load_profile, save_profile
-    from narthex.profiles.tuned import make, remove
+    from narthex.profiles.tuned import make
 
-    with translated(job.api, f"create «{job.tuning.name}»"):
-        digest = make(job.api, job.tuning)
-    # Noted before the proof: what a killed run leaves behind is known, and «unapply» takes it back.
-    applied = msgspec.structs.replace(
-        load_profile(journal, job.profile.name),
-        applied_as=job.tuning.name,
-        applied_to=job.api.url,
-        applied_digest=digest,
-    )
-    save_profile(journal, applied)
-    holds = False
+    before = load_profile(journal, job.profile.name)
+    if before.applied_as and before.applied_to != job.api.url:
+        progress.note(
+            f"It was applied at {before.applied_to} as «{before.applied_as}»; narthex forgets that one now"
+        )
+    digest: str | None = None
+    done: _Done | None = None
     try:
+        with translated(job.api, f"create «{job.tuning.name}»"):
+            digest = make(job.api, job.tuning)
+        # Noted before the proof: what a killed run leaves behind is known, and «unapply» takes it back.
+        applied = msgspec.structs.replace(
+            before, applied_as=job.tuning.name, applied_to=job.api.url, applied_digest=digest
+        )
+        save_profile(journal, applied)
         done = _prove(journal, job, progress)
-        holds = done.holds
     finally:
-        if not holds:
-            with translated(job.api, f"remove «{job.tuning.name}»"):
-                remove(job.api, job.tuning.name)
-            gone = msgspec.structs.replace(applied, applied_as=None, applied_to=None, applied_digest=None)
-            save_profile(journal, gone)
+        if done is None and job.stood is not None and digest in (None, job.stood):
+            progress.note(f"«{job.tuning.name}» stays: an earlier «apply» made the very same")
+        elif done is None or not done.holds:
+            _take_away(journal, job, before)
     return done
+
+
+def _take_away(journal: Journal, job: _Job, profile: Profile) -> None:
+    from narthex.engines.ollama.records import ApiError
+    from narthex.profiles.store import save_profile
+    from narthex.profiles.tuned import remove
+
+    try:
+        remove(job.api, job.tuning.name)
+    except ApiError as error:
+        raise EngineError(
+            f"«{job.tuning.name}» is not proven, and it can't be taken away: {error.text}.",
+            hint=f"Once Ollama at {job.api.url} answers again: narthex unapply {profile.name}",
+        ) from error
+    save_profile(
+        journal, msgspec.structs.replace(profile, applied_as=None, applied_to=None, applied_digest=None)
+    )
 
 
 def _prove(journal: Journal, job: _Job, progress: Progress) -> _Done:

@@ -79,7 +79,7 @@ def command(
             Progress(title, 1, plain=given["plain"]) as progress,
             bench(target, say=progress.note, prompts=prompts) as ready,
         ):
-            check_threads(knobs.threads, ready.host)
+            check_threads(knobs.threads, ready.cores)
             trial = Trial(
                 model=target.model,
                 engine_key=target.engine.key,
@@ -138,12 +138,12 @@ def _target(model: str, profile: Profile | None, given: dict[str, Any]) -> Targe
 
 
 def _start(journal: Journal, target: Target, profile: Profile | None) -> _Start:
-    last = journal.last_trial(target.inspection.identity)
-    if last is not None and last.trial.engine_key.partition(" ")[0] != target.engine.kind:
-        last = None  # another engine's setting is no start for this one, and its speed no comparison
+    # Another engine's setting is no start for this one, and its speed no comparison.
+    last = journal.last_trial(target.inspection.identity, target.engine.kind)
     if profile is not None:
+        other = _as_here(profile.knobs, target) != profile.knobs
         return _Start(
-            words=f"profile {profile.name}",
+            words=f"profile {profile.name}{', as this server can have it' if other else ''}",
             knobs=profile.knobs,
             turn=profile.turn,
             workload=profile.workload,
@@ -167,14 +167,26 @@ def _knobs(
     target: Target, start: _Start, changes: dict[str, Any], many: bool
 ) -> tuple[KnobValues, KnobValues]:
     """Where the trial starts from, and its setting; both as this engine can have them."""
-    from narthex.studies.limits import within
+    from narthex.studies.limits import check_settings
 
     limits = target.engine.limits
-    base = within(start.knobs or _house(target), limits)
+    check_settings(changes, limits)
+    base = _as_here(start.knobs or _house(target), target)
     if limits.one_batch and "ubatch" in changes:  # they are one knob here, by either name
         changes = {"batch": changes["ubatch"], **{k: v for k, v in changes.items() if k != "ubatch"}}
     knobs = turned(base, changes, many=many)
     return base, knobs.with_(ubatch=knobs.batch) if limits.one_batch else knobs
+
+
+def _as_here(knobs: KnobValues, target: Target) -> KnobValues:
+    """A setting with the server's own values where it leaves no choice."""
+    from narthex.engines.ollama.eras import automatic_batch
+    from narthex.studies.limits import within
+
+    server = target.server
+    if server is None:
+        return within(knobs, target.engine.limits)
+    return within(knobs, target.engine.limits, lambda total_ctx: automatic_batch(server.version, total_ctx))
 
 
 def _house(target: Target) -> KnobValues:

@@ -252,6 +252,8 @@ def _live(model: str, given: dict[str, Any]) -> int:
         engine_args=given["engine_args"],
         ollama=given["ollama"],
     )
+    if given["restart_container"]:
+        target = _without_leftovers(target)
     target = with_vram(target, given["vram"])
     prompts = _prompts(given)
     name = target.model.served_as or target.model.name
@@ -263,12 +265,24 @@ def _live(model: str, given: dict[str, Any]) -> int:
         restart = given["restart_container"]
         with bench(target, say=screen.note, prompts=prompts, restart=restart) as ready:
             for threads in _threads(question):
-                check_threads(threads, ready.host)
+                check_threads(threads, ready.cores)
             tuning = Tuning(journal, question, screen, tenant, given["fresh"])
             results = [study(tuning, ready)]
             if restart and ready.target.server is not None:
                 results += _under_server_settings(tuning, ready, results[0], prompts)
     return _show(results, given)
+
+
+def _without_leftovers(target: Target) -> Target:
+    """The server with the user's own settings, where a killed run left those of its last study behind."""
+    from narthex.cli.target import retarget
+    from narthex.engines.ollama.hand import hand_for
+
+    hand = hand_for(target.server) if target.server is not None else None
+    if hand is None or not hand.changed:
+        return target
+    click.echo("An interrupted narthex left its own settings in that server; yours are put back.", err=True)
+    return retarget(target, hand.restore())
 
 
 def _under_server_settings(

@@ -71,6 +71,10 @@ def _remove(api: Api, profile: Profile) -> str:
     name = profile.applied_as
     assert name is not None
     there = next((tag for tag in api.tags() if same(tag.name, name)), None)
+    if there is None and api.url != profile.applied_to:
+        raise ProfileError(
+            f"{api.url} has no «{name}».", hint=f"It was made at {profile.applied_to}; leave --ollama out."
+        )
     if there is None:
         return f"«{name}» was gone already. {api.url} has no tuned model of this profile."
     if not made_here(profile, there):
