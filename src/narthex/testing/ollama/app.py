@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from narthex.testing.ollama import building, compat, embedding, inference, listing
-from narthex.testing.ollama.scheduler import ClientLeft
+from narthex.testing.ollama.pending import ClientLeft
 from narthex.testing.ollama.serving import Serving
 from narthex.testing.ollama.wire import Refused, refusal
 

@@ -52,7 +52,9 @@ class Engine:
         text = _ask(self.path, ["--list-devices"], env)
         compute = dict(_CAPABILITY.findall(text))
         return tuple(
-            Device(name, words, int(total) * MIB, int(free) * MIB, compute.get(name.lstrip("CUDA"), "0.0"))
+            Device(
+                name, words, int(total) * MIB, int(free) * MIB, compute.get(name.removeprefix("CUDA"), "0.0")
+            )
             for name, words, total, free in _DEVICE.findall(text)
         )
 

@@ -5,55 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from narthex.testing.ollama.devices import Device, Engine, system_memory
 from narthex.testing.ollama.era_words import EraWords
-from narthex.testing.ollama.gguf_info import ModelFile
 from narthex.testing.ollama.gowords import FOREVER_NS, NS, binary_size
 from narthex.testing.ollama.log import Log
 from narthex.testing.ollama.manner import Manner
-from narthex.testing.ollama.options import Wanted
+from narthex.testing.ollama.pending import Busy, ClientLeft, Request
 from narthex.testing.ollama.reload_rule import adjusted, differs, slots, start_for
 from narthex.testing.ollama.runner import LoadFailed, Runner, exit_words, is_oom, later
 from narthex.testing.ollama.settings import Settings
-from narthex.testing.ollama.store import Stored
 
 _LOWER_TIER = {262144: 32768, 32768: 4096}
 _FIT_SHARE = 0.8  # of free memory: what a second model may be predicted to take
 _RECOVERED_SHARE = 0.75  # of what a runner held
 _POLL_S = 0.25
-
-
-class Busy(Exception):
-    """The queue of requests that need a load is full."""
-
-
-class ClientLeft(asyncio.CancelledError):
-    """The client closed the connection. ``status`` is for the access log; None: no line at all."""
-
-    def __init__(self, status: int | None) -> None:
-        super().__init__()
-        self.status = status
-
-
-@dataclass
-class Request:
-    """One request that needs a runner."""
-
-    stored: Stored
-    model: ModelFile
-    wanted: Wanted
-    keep_alive_ns: int | None
-    template: bool
-    runner: asyncio.Future[Runner] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-    loading: bool = False
-
-    @property
-    def blob(self) -> str:
-        """What runners are keyed by."""
-        return str(self.model.blob)
 
 
 class Scheduler:

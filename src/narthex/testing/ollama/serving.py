@@ -10,8 +10,9 @@ from typing import Any
 from narthex.testing.ollama import names
 from narthex.testing.ollama.gguf_info import BadModel, ModelFile, read_model
 from narthex.testing.ollama.options import Wanted, WrongOption, read_options
+from narthex.testing.ollama.pending import Busy, Request
 from narthex.testing.ollama.runner import LoadFailed, Runner
-from narthex.testing.ollama.scheduler import Busy, Request, Scheduler
+from narthex.testing.ollama.scheduler import Scheduler
 from narthex.testing.ollama.store import BadManifest, Store, Stored
 from narthex.testing.ollama.wire import Refused
 
