@@ -110,11 +110,12 @@ def test_a_trial_and_a_soak_go_from_end_to_end(begin: Begin, small: Ask) -> None
     assert fake.runner_pids() == []
 
 
-def test_two_slots_are_asked_at_the_same_time(begin: Begin, small: Ask) -> None:
+def test_the_slots_of_a_server_are_timed_together(begin: Begin, small: Ask) -> None:
     _, runner = begin(env={"OLLAMA_NUM_PARALLEL": "2"})
     seen = runner.run(small(parallel=2), quiet)
     assert seen.outcome is Outcome.DONE, seen.reason
-    assert not any("waited" in doubt for doubt in seen.doubts), seen.doubts
+    assert seen.decode_tps
+    assert any("several streams" in gap for gap in seen.gaps)
 
 
 def test_a_runner_killed_while_it_computes_is_data(begin: Begin, small: Ask) -> None:

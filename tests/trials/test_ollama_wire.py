@@ -209,6 +209,16 @@ def test_answers_of_very_different_length_are_a_doubt() -> None:
     assert "shared the engine only partly" in doubts(replies)
 
 
+def test_a_request_that_waited_behind_others_is_a_doubt() -> None:
+    replies, _ = ask(lambda body: counted(body, waited_s=2.5))
+    assert "waited 2.5 s behind other requests" in doubts(replies)
+
+
+def test_waiting_until_our_own_other_prompt_was_read_is_none() -> None:
+    replies, _ = ask(in_turn(generated(64, 2000), generated(64, 2000, waited_s=2.5)), [50, 50])
+    assert doubts(replies) == ""
+
+
 def test_an_answer_over_the_contexts_end_is_a_doubt() -> None:
     replies, _ = ask(lambda body: generated(64, 220), [200], num_ctx=256)
     assert "ran over the context's end" in doubts(replies)

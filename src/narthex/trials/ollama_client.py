@@ -21,8 +21,6 @@ from narthex.trials.reply import Reply, Request, Stopwatch
 
 LOADED_S = 0.5
 """A longer ``load_duration`` is a load, or waiting for one: a warm runner is granted within milliseconds."""
-WAITED_S = 1.0
-"""Time that is in no field of its own: waiting for a slot, and some milliseconds for reading the text."""
 _TOO_LONG = re.compile(
     r"request \((\d+) tokens\) exceeds the available context size"  # llama-server's words, since 0.30
     r"|prompt is longer than the context length"
@@ -124,6 +122,9 @@ def _failed(watch: Stopwatch, error: ApiError) -> Reply:
 
 def _told(reply: Reply, end: _Answer) -> Reply:
     """The reply with the figures of the last object."""
+    load_s = end.load_duration / 1e9
+    known = end.load_duration + end.prompt_eval_duration + end.eval_duration
+    doubt = f"the server loaded for {load_s:.1f} s before an answer: the model, or another one"
     return msgspec.structs.replace(
         reply,
         prompt_n=end.prompt_eval_count,
@@ -131,20 +132,10 @@ def _told(reply: Reply, end: _Answer) -> Reply:
         prompt_tps=_rate(end.prompt_eval_count, end.prompt_eval_duration),
         # The first token comes with the end of the prompt: n tokens are n − 1 steps of decoding.
         decode_tps=_rate(end.eval_count - 1, end.eval_duration),
-        doubts=tuple(_doubts(end)),
+        # Waiting for a slot is in no field of its own; nor are some milliseconds for making tokens.
+        waited_s=max(0.0, (end.total_duration - known) / 1e9),
+        doubts=(doubt,) if load_s > LOADED_S else (),
     )
-
-
-def _doubts(end: _Answer) -> list[str]:
-    found = []
-    load_s = end.load_duration / 1e9
-    if load_s > LOADED_S:
-        found.append(f"the server loaded for {load_s:.1f} s before an answer: the model, or another one")
-    known = end.load_duration + end.prompt_eval_duration + end.eval_duration
-    waited_s = (end.total_duration - known) / 1e9
-    if waited_s > WAITED_S:
-        found.append(f"a request waited {waited_s:.1f} s behind other requests")
-    return found
 
 
 def _rate(count: int, nanoseconds: int) -> float | None:

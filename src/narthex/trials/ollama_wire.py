@@ -30,6 +30,8 @@ CUTS = 2
 """How often a prompt that is too long is asked again shorter."""
 SHORTER = 0.85
 """By how much where the server does not tell its size."""
+WAITED_S = 1.0
+"""A request that waited longer than this, and longer than our own others took to be read, is a doubt."""
 FAR_BELOW = 0.6
 """Share of the tokens expected below which a prompt was cut, or taken from a cache."""
 _TRUNCATING = re.compile(r'msg="truncating input prompt".* prompt=(\d+) .*new=(\d+)')
@@ -54,8 +56,8 @@ class OllamaWire:
                 return replies
             best = max(best, replies, key=_shortest)
             if _shortest(best) >= enough:
-                return _with(best, *_uneven(best))
-        return _with(best, _short(best, tries), *_uneven(best))
+                return _with(best, *_together(best))
+        return _with(best, _short(best, tries), *_together(best))
 
 
 class _Round:
@@ -143,13 +145,19 @@ def _short(replies: Sequence[Reply], tries: int) -> str:
     return f"the model ended its answer early {times}, at best after {_shortest(replies)} tokens"
 
 
-def _uneven(replies: Sequence[Reply]) -> list[str]:
+def _together(replies: Sequence[Reply]) -> list[str]:
+    """What the answers of one round tell beside each other."""
+    found = []
     counts = [reply.predicted_n for reply in replies]
-    if 2 * min(counts) >= max(counts):
-        return []
-    return [
-        f"the answers ended after {min(counts)} to {max(counts)} tokens: they shared the engine only partly"
-    ]
+    if 2 * min(counts) < max(counts):
+        ends = f"{min(counts)} to {max(counts)} tokens"
+        found.append(f"the answers ended after {ends}: they shared the engine only partly")
+    # Prompts of several slots are read one after the other, and only its own reading counts as a slot's.
+    reading = sum(reply.reading_s for reply in replies)
+    waited = max(reply.waited_s - (reading - reply.reading_s) for reply in replies)
+    if waited > WAITED_S:
+        found.append(f"a request waited {waited:.1f} s behind other requests")
+    return found
 
 
 def _with(replies: Sequence[Reply], *doubts: str) -> list[Reply]:

@@ -46,8 +46,14 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     longest_gap_s: float = 0.0  # between two events of the stream
     truncated: bool = False  # the engine cut the prompt
     refused_n: int | None = None  # tokens of a prompt that was refused as too long, where the server tells
+    waited_s: float = 0.0  # behind other requests, ours or not, by the server's own account
     ended: bool = True  # False where the server broke off without a word, and so without figures
     doubts: tuple[str, ...] = ()
+
+    @property
+    def reading_s(self) -> float:
+        """Seconds in which the prompt was computed."""
+        return self.prompt_n / self.prompt_tps if self.prompt_tps else 0.0
 
     @property
     def context_n(self) -> int:
