@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,6 @@ from narthex.engines.ollama.formers import (
     default_keep_alive,
     describe,
     keep_alive,
-    logged_command,
     missing_options,
 )
 from narthex.engines.ollama.notes import Former
@@ -115,21 +112,3 @@ def test_all_slots_count_for_the_batch_that_a_context_takes_by_itself() -> None:
     former = Former(name="a", context_length=2048, options=before)
     server = a_server(OLLAMA_NUM_PARALLEL="4")
     assert missing_options(former, 4096, SAME, server) == {"num_ctx": 2048}
-
-
-def test_the_last_start_for_a_blob_is_found_among_others(shared: Path) -> None:
-    def lines(name: str) -> list[str]:
-        found = json.loads((shared / "ollama-wire" / f"{name}.json").read_text())["server_log"]
-        return [str(line) for line in found]
-
-    gemma = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
-    log = [
-        *lines("062-reload-num-batch"),
-        *lines("012-create-second-model"),
-        *lines("136-debug-second-model"),
-    ]
-    command = logged_command(log, gemma)
-    assert command is not None
-    assert command.blob == gemma
-    assert logged_command(log, "0" * 64) is None
-    assert logged_command(log, None) is None

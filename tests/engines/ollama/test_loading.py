@@ -283,7 +283,17 @@ def test_another_version_that_comes_back_is_another_engine(fake: FakeOllama, loa
     fake.start()
     stages: list[str] = []
     assert not a_loader.came_back(lambda stage, share: stages.append(stage))
-    assert stages[-1] == "Ollama came back as 0.34.0"
+    assert stages[-1] == "Ollama came back as version 0.34.0"
+
+
+def test_other_settings_that_come_back_are_another_engine(fake: FakeOllama, loader: Load) -> None:
+    a_loader = loader(fake)
+    fake.kill()
+    fake.env["OLLAMA_KV_CACHE_TYPE"] = "q8_0"
+    fake.start()
+    stages: list[str] = []
+    assert not a_loader.came_back(lambda stage, share: stages.append(stage))
+    assert "kv=q8_0" in stages[-1]
 
 
 @pytest.mark.slow

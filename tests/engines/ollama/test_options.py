@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from narthex.engines._base import Limits
-from narthex.engines.ollama.options import describe_options, knobs_from, options_for, refusal
+from narthex.engines.ollama.command import RunnerCommand
+from narthex.engines.ollama.options import (
+    against_parameters,
+    command_options,
+    describe_options,
+    knobs_from,
+    options_for,
+    parameters_of,
+    refusal,
+)
 from narthex.errors import UsageError
 from narthex.knobs import KnobValues
 
@@ -110,3 +119,17 @@ def test_a_setting_of_the_whole_server_is_refused_with_its_source() -> None:
 def test_flash_attention_left_to_the_engine_agrees_with_every_server() -> None:
     assert refusal(setting(), Limits(fixed={"flash_attn": "on"})) is None
     assert refusal(setting(flash_attn="off"), Limits(fixed={"flash_attn": "on"})) is not None
+
+
+def test_parameters_of_the_model_are_overruled_where_ollama_shall_choose() -> None:
+    asked = setting(threads=None)
+    own = parameters_of('num_gpu    19\nnum_batch    64\nstop      "<|im_end|>"\nnum_ctx 8192\n')
+    assert own == {"num_gpu": "19", "num_batch": "64", "stop": "<|im_end|>", "num_ctx": "8192"}
+    sent = against_parameters(options_for(asked, NEW), own, asked)
+    assert sent == {"num_ctx": 4096, "num_gpu": -1, "num_batch": 512}
+    assert against_parameters(options_for(asked, NEW), {}, asked) == {"num_ctx": 4096}
+
+
+def test_a_runners_command_line_reads_as_the_options_that_led_to_it() -> None:
+    command = RunnerCommand(num_ctx=4096, ubatch=512, mmap=False)
+    assert command_options(command) == {"num_ctx": 4096, "num_batch": 512, "use_mmap": False}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from narthex.engines.ollama.activity import busy_models
 from narthex.engines.ollama.discovery import find_server
 from narthex.engines.ollama.records import Server
 from narthex.engines.ollama.served import ServedModel
-from narthex.engines.ollama.slate import clean_slate
+from narthex.engines.ollama.slate import Slate, clean_slate
 from narthex.errors import EngineError
 from narthex.testing.fake_ollama import FakeOllama
 from narthex.testing.real_ollama import call
@@ -30,7 +32,7 @@ SMALL = {"num_ctx": 512, "num_thread": 1}
 SWEEP = """
 import sys, time
 from narthex.engines.ollama.discovery import find_server
-from narthex.engines.ollama.slate import clean_slate
+from narthex.engines.ollama.slate import Slate, clean_slate
 with clean_slate(find_server(sys.argv[1]), say=lambda words: print(words, file=sys.stderr, flush=True)):
     print("swept", flush=True)
     time.sleep(600)
@@ -54,9 +56,14 @@ def listed(fake: FakeOllama) -> dict[str, Any]:
     return {model["name"]: model for model in call(fake.url, "/api/ps")["models"]}
 
 
-@contextmanager
-def answering(fake: FakeOllama, model: str, tokens: int) -> Iterator[threading.Thread]:
-    """Somebody's long answer; entered once the model computes."""
+@contextlib.contextmanager
+def answering(fake: FakeOllama, model: str, tokens: int, *, lost: bool = False) -> Iterator[threading.Thread]:
+    """Somebody's long answer; entered once the model computes. ``lost``: it may be cut."""
+
+    def client() -> None:
+        with contextlib.suppress(*((OSError, HTTPException) if lost else ())):
+            call(fake.url, "/api/generate", body)
+
     body = {
         "model": model,
         "prompt": "Once upon a time",
@@ -64,7 +71,7 @@ def answering(fake: FakeOllama, model: str, tokens: int) -> Iterator[threading.T
         "stream": False,
         "options": {**SMALL, "num_predict": tokens, "temperature": 1.5, "seed": 3},
     }
-    thread = threading.Thread(target=call, args=(fake.url, "/api/generate", body))
+    thread = threading.Thread(target=client)
     load(fake, model)
     thread.start()
     until = time.monotonic() + 30
@@ -113,6 +120,22 @@ def test_a_resident_is_shown_unloaded_and_put_back_with_its_context_and_for_ever
     assert command is not None
     assert command.threads == 1
     assert notes.read_note(server.url) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["0.3.14", "0.9.6", "0.12.3"])
+def test_older_ones_get_their_context_back_too(
+    fake_ollama: Callable[..., FakeOllama], gemma: Path, version: str
+) -> None:
+    fake = fake_ollama(models={"small": gemma}, version=version, env={"OLLAMA_NUM_PARALLEL": "1"})
+    load(fake, "small", -1, num_ctx=768)
+    said: list[str] = []
+    with clean_slate(find_server(fake.url), say=said.append):
+        assert listed(fake) == {}
+    assert "num_ctx 768" in said[-1]
+    (pid,) = fake.runner_pids()
+    assert "768" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    assert listed(fake)["small:latest"]["expires_at"] > "2200"
 
 
 def test_what_a_plain_load_gives_is_put_back_by_a_plain_load(fake: FakeOllama, server: Server) -> None:
@@ -201,6 +224,59 @@ def test_an_answer_under_way_is_waited_for_and_not_cut(fake: FakeOllama, server:
     assert "small:latest" in listed(fake)
 
 
+def test_a_person_may_refuse_to_go_on_and_then_nothing_is_unloaded(fake: FakeOllama, server: Server) -> None:
+    questions: list[str] = []
+
+    def no(question: str) -> bool:
+        questions.append(question)
+        return False
+
+    with answering(fake, "small", 150):
+        with pytest.raises(EngineError, match="nothing was unloaded"):
+            Slate(server, print, no, None, ask_s=0).sweep()
+        assert "small:latest" in listed(fake)
+    assert "small:latest" in questions[0]
+    assert notes.read_note(server.url) is None
+
+
+class Restart:
+    """A hand that restarts the fake."""
+
+    words = "the fake"
+    changed = False
+
+    def __init__(self, fake: FakeOllama) -> None:
+        self._fake = fake
+
+    def restart(self) -> Server:
+        self._fake.restart()
+        return find_server(self._fake.url)
+
+    def set_env(self, changes: Mapping[str, str | None]) -> Server:
+        raise AssertionError(changes)
+
+    def restore(self) -> Server:
+        raise AssertionError
+
+
+def test_a_model_that_does_not_go_is_told_or_ended_by_a_restart_that_was_allowed(
+    fake: FakeOllama, server: Server
+) -> None:
+    said: list[str] = []
+    with answering(fake, "small", 400, lost=True):
+        stuck = Slate(server, said.append, lambda question: True, None, ask_s=0, patience_s=0.5)
+        with pytest.raises(EngineError, match="can't be unloaded") as caught:
+            stuck.sweep()
+        assert "--restart-container" in caught.value.hint
+        allowed = Slate(server, said.append, lambda question: True, Restart(fake), ask_s=0, patience_s=0.5)
+        allowed.sweep()
+        assert listed(fake) == {}
+        assert allowed.server.pid == fake.pid
+    assert any("restarting the fake" in words for words in said)
+    allowed.put_back()
+    assert "small:latest" in listed(fake)
+
+
 def test_an_idle_model_is_not_taken_for_a_busy_one(fake: FakeOllama, server: Server) -> None:
     load(fake, "small", 600)
     assert busy_models([ServedModel(server, "small:latest")]) == []
@@ -222,7 +298,7 @@ def test_a_model_that_somebody_loaded_meanwhile_is_left_alone(fake: FakeOllama, 
     said: list[str] = []
     with clean_slate(server, say=said.append):
         load(fake, "small", 600, num_ctx=1536)
-    assert "small:latest is loaded again already, by another client." in said
+    assert "small:latest is loaded already and is left as it is." in said
     assert listed(fake)["small:latest"]["context_length"] == 1536
 
 

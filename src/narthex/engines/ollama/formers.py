@@ -8,11 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from narthex.engines.ollama.eras import automatic_batch, default_parallel
-from narthex.engines.ollama.log import RunnerCommand, last_load_command
 from narthex.engines.ollama.notes import Former
 from narthex.engines.ollama.options import command_options
 from narthex.engines.ollama.records import Resident, Server
-from narthex.engines.ollama.served import ServedModel, is_start, processor, spoken
+from narthex.engines.ollama.served import ServedModel, processor, spoken
 from narthex.units import format_duration, format_size
 
 FOREVER_S = 20 * 365 * 86_400  # Ollama writes «for ever» as some 290 years ahead
@@ -26,7 +25,7 @@ def former_of(model: ServedModel, resident: Resident, log: Sequence[str]) -> For
     """What is needed to load it again as it is. ``log``: the server's lines, for a process that can't be
     seen."""
     left = seconds_left(resident)
-    command = model.command() or logged_command(log, model.blob)
+    command = model.command(log)
     return Former(
         name=resident.name,
         forever=left is not None and left > FOREVER_S,
@@ -34,17 +33,6 @@ def former_of(model: ServedModel, resident: Resident, log: Sequence[str]) -> For
         context_length=resident.context_length or (command.num_ctx if command else None),
         options=command_options(command) if command else {},
     )
-
-
-def logged_command(lines: Sequence[str], blob: str | None) -> RunnerCommand | None:
-    """The last start of a runner for that blob in the log."""
-    end = len(lines)
-    for index in reversed(range(len(lines))):
-        if is_start(lines[index]):
-            if blob and blob in lines[index]:
-                return last_load_command(lines[index:end])
-            end = index
-    return None
 
 
 def seconds_left(resident: Resident) -> float | None:

@@ -23,6 +23,7 @@ from narthex.engines.ollama.options import against_parameters, options_for, para
 from narthex.engines.ollama.records import ApiError, Resident, Server
 from narthex.engines.ollama.running import LoadLog, RunningOllama
 from narthex.engines.ollama.served import LEAVE_S, LOAD_S, ServedModel, is_start, processor, spoken
+from narthex.engines.ollama.server_wide import variant_of
 from narthex.engines.oom import oom_kills, oom_kills_since
 from narthex.errors import EngineError
 from narthex.host.facts import CardsBefore
@@ -82,8 +83,8 @@ class OllamaLoader:
             raise
 
     def came_back(self, watch: Watch) -> bool:
-        """Wait up to ten minutes for a server that went away. False where it stays away, or comes back as
-        another version: that would be another engine."""
+        """Wait up to ten minutes for a server that went away. False where it stays away, or comes back with
+        another version or other settings: that would be another engine."""
         until = time.monotonic() + COME_BACK_S
         while True:
             watch("waiting for Ollama", None)
@@ -94,13 +95,22 @@ class OllamaLoader:
                     return False
                 time.sleep(_COME_BACK_LOOK_S)
                 continue
-            if found.version != self.server.version:
-                watch(f"Ollama came back as {found.version}", None)
+            if other := self._other(found):
+                watch(f"Ollama came back {other}", None)
                 return False
             self.server = found  # another process, which may write another log
             self._served = ServedModel(found, self._served.name, self._served.blob)
             self._log = open_log(found)
             return True
+
+    def _other(self, found: Server) -> str:
+        """What makes a server another engine than before; "" where it is the same."""
+        if found.version != self.server.version:
+            return f"as version {found.version}"
+        variant = variant_of(found.env, found.version)
+        if found.env_source and self.server.env_source and variant != self.engine.variant:
+            return f"with other settings: {variant or 'the defaults'}"
+        return ""
 
 
 @dataclass
@@ -220,11 +230,8 @@ class _Attempt:
         return msgspec.structs.replace(report, gaps=(*report.gaps, *unread, *told, *gaps))
 
     def _command(self, lines: Sequence[str]) -> RunnerCommand | None:
-        """What the runner was really started with: /proc knows it best, the log tells it too."""
-        logged = last_load_command(lines)
-        if logged is not None and logged.blob and self.served.blob and logged.blob != self.served.blob:
-            logged = None
-        return self.served.command() or logged
+        """What the runner was really started with; a model without a blob is known by the log alone."""
+        return self.served.command(lines) or (last_load_command(lines) if not self.served.blob else None)
 
     def _unread(self) -> str:
         problem = self.source.problem if self.source is not None else ""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from narthex.engines.ollama import notes
-from narthex.engines.ollama.formers import keep_alive, logged_command, missing_options
+from narthex.engines.ollama.discovery import look_again
+from narthex.engines.ollama.formers import keep_alive, missing_options
 from narthex.engines.ollama.logs import open_log
 from narthex.engines.ollama.notes import Former, Note
 from narthex.engines.ollama.options import command_options, describe_options
 from narthex.engines.ollama.records import ApiError, Resident, Server
-from narthex.engines.ollama.served import LEAVE_S, LOAD_S, ServedModel, spoken
+from narthex.engines.ollama.served import LEAVE_S, ServedModel, spoken
 from narthex.units import format_duration
 
 SERVER_S = 20.0  # for a server that was just started anew
@@ -28,7 +30,7 @@ class Restorer:
 
     def put_back(self, note: Note) -> None:
         """Never raises but for Ctrl-C; then the note keeps what is missing, for the next run."""
-        if not self._answers():
+        if not self._answers():  # by now it may be another process, in another container
             if note.formers:
                 names = ", ".join(spoken(former.name) for former in note.formers)
                 self._say(f"Ollama does not answer, so {names} could not be put back; the next run does it.")
@@ -55,15 +57,17 @@ class Restorer:
         """What to say of it. Raises ApiError."""
         model = ServedModel(self._server, former.name)
         if model.loaded():
-            return f"{spoken(former.name)} is loaded again already, by another client."
+            return f"{spoken(former.name)} is loaded already and is left as it is."
         keep = keep_alive(former, self._server)
-        model.api.preload(former.name, keep_alive=keep, timeout_s=LOAD_S, waiting=_idle)
+        model.preload(None, keep)
         if (resident := _listed(model)) is None:
             return f"{spoken(former.name)} was put back and is gone again: another client made room."
-        options = missing_options(former, resident.context_length, self._options_now(model), self._server)
+        now = self._options_now(model)
+        context = resident.context_length or now.get("num_ctx")  # Ollama lists it since 0.10.0
+        options = missing_options(former, context, now, self._server)
         if options:
             model.unload(wait_s=LEAVE_S)  # what a request leaves out would stay as it is
-            model.api.preload(former.name, options, keep_alive=keep, timeout_s=LOAD_S, waiting=_idle)
+            model.preload(options, keep)
         words = [describe_options(options)] if options else []
         if former.forever:
             words.append("for ever")
@@ -72,10 +76,9 @@ class Restorer:
         told = f" ({', '.join(words)})" if words else ""
         return f"Put back: {spoken(former.name)}{told}."
 
-    def _options_now(self, model: ServedModel) -> dict[str, object]:
-        command = model.command()
-        if command is None and (log := open_log(self._server)) is not None:
-            command = logged_command(log.start(), model.blob)
+    def _options_now(self, model: ServedModel) -> dict[str, Any]:
+        log = open_log(self._server)
+        command = model.command(log.start() if log is not None else ())
         return command_options(command) if command is not None else {}
 
     def _let_go(self, name: str) -> None:
@@ -86,10 +89,9 @@ class Restorer:
 
     def _answers(self) -> bool:
         until = time.monotonic() + SERVER_S
-        api = ServedModel(self._server, "").api
         while True:
             try:
-                api.version()
+                self._server = look_again(self._server)
             except ApiError:
                 if time.monotonic() > until:
                     return False
@@ -100,7 +102,3 @@ class Restorer:
 
 def _listed(model: ServedModel) -> Resident | None:
     return next(iter(model.loaded()), None)
-
-
-def _idle() -> None:
-    """Nothing to tell while a model is put back; the wait itself can be interrupted."""

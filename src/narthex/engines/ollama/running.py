@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from narthex.engines._base import DeviceBuffers, Failure, LoadReport, StopReport
+from narthex.engines.ollama.entries import Access, access_lines
 from narthex.engines.ollama.failures import explain
 from narthex.engines.ollama.log import RunnerCommand, last_load_command
 from narthex.engines.ollama.logs import LogSource
 from narthex.engines.ollama.options import command_options, describe_options
 from narthex.engines.ollama.records import ApiError, Resident
 from narthex.engines.ollama.served import LEAVE_S, WAIT_S, ServedModel, is_start, spoken
+from narthex.engines.ollama.server_wide import prompt_cache_bytes
 from narthex.engines.oom import oom_kills, oom_kills_since
 from narthex.host.facts import CardsBefore
 from narthex.host.gpu import VRAM_BACK_S
@@ -66,6 +69,7 @@ class RunningOllama:
         self.load_s = 0.0
         self.report = LoadReport()
         self.log_path = log.path
+        self.ram_cache_bytes = prompt_cache_bytes(served.server.env, served.server.version)
         self.residents: tuple[Resident, ...] = ()  # all models, just after the load
         self._served = served
         self._log = log
@@ -184,7 +188,16 @@ class RunningOllama:
         mine = [index for index in starts if self._served.blob and self._served.blob in lines[index]]
         if mine:
             return self._anew(last_load_command(lines[mine[-1] :]))
-        return "another model was loaded in the meantime" if starts else None
+        if starts:
+            return "another model was loaded in the meantime"
+        strangers = {line.client for line in _questions(lines)} - self._own_addresses(lines)
+        return f"{', '.join(sorted(strangers))} asked this Ollama in the meantime" if strangers else None
+
+    def _own_addresses(self, answers: Sequence[str]) -> set[str]:
+        """As Ollama sees us: the one that asked while we loaded. All of them where its log does not tell."""
+        whole = self._log.whole()
+        during = {line.client for line in _questions(whole[: len(whole) - len(answers)])}
+        return during if len(during) == 1 else {line.client for line in _questions(answers)}
 
     def _by_list(self) -> str | None:
         if self._first_pid is not None and self.pid is not None and self.pid != self._first_pid:
@@ -210,3 +223,9 @@ class RunningOllama:
     def _gpu_buffers(self) -> list[DeviceBuffers]:
         """Of cards in this machine: neither main memory nor a remote device."""
         return [row for row in self.report.buffers if row.device != "Host" and "RPC" not in row.device]
+
+
+def _questions(lines: Sequence[str]) -> list[Access]:
+    """The requests that made the model compute or load."""
+    paths = ("/api/generate", "/api/chat", "/api/embed", "/v1/")
+    return [line for line in access_lines(lines) if line.method == "POST" and line.path.startswith(paths)]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from narthex.engines.ollama import processes
 from narthex.engines.ollama.api import Api
-from narthex.engines.ollama.log import RunnerCommand, runner_command
+from narthex.engines.ollama.log import RunnerCommand, last_load_command, runner_command
 from narthex.engines.ollama.names import same, short
 from narthex.engines.ollama.records import ApiError, Resident, Server
 from narthex.errors import UsageError
@@ -38,14 +40,15 @@ class ServedModel:
         self.server = server
         self.name = name
         self.api = Api(server.url)
+        self._asked = False
         self._blobs: dict[str, str | None] = {}  # of each resident, by its manifest's digest
         self._blob = blob.removeprefix("sha256:").removeprefix("sha256-") if blob else None
 
     @property
     def blob(self) -> str | None:
         """Digest of the GGUF file; None for a model without one, and where Ollama does not tell."""
-        if self._blob is None:
-            self._blob = self._ask_blob(self.name)
+        if self._blob is None and not self._asked:
+            self._blob, self._asked = self._ask_blob(self.name), True
         return self._blob
 
     def loaded(self) -> tuple[Resident, ...]:
@@ -67,11 +70,31 @@ class ServedModel:
             return None
         return processes.runner_pid(self.blob, self.server.pid)
 
-    def command(self) -> RunnerCommand | None:
-        """What its process was started with, as /proc tells."""
+    def command(self, log: Sequence[str] = ()) -> RunnerCommand | None:
+        """What its process was started with: by its command line in /proc, else by the last start of this
+        blob in ``log``. From 0.11.5 to 0.24 the command line holds no options, only the log does."""
         pid = self.pid()
         words = processes.command_line(pid) if pid is not None else []
-        return runner_command(words) if words else None
+        seen = runner_command(words) if words else None
+        if seen is not None and seen.num_ctx is not None:
+            return seen
+        return self._logged(log) or seen
+
+    def preload(self, options: dict[str, Any] | None, keep_alive: int | float | None) -> None:
+        """Load it again for somebody, also one that only makes embeddings. Raises ApiError."""
+        try:
+            self.api.preload(self.name, options, keep_alive=keep_alive, timeout_s=LOAD_S, waiting=_nothing)
+        except ApiError as error:
+            if error.status != http.client.BAD_REQUEST or "does not support generate" not in error.text:
+                raise
+            body: dict[str, Any] = {"model": self.name, "input": ""}
+            body |= {"options": options} if options else {}
+            body |= {"keep_alive": keep_alive} if keep_alive is not None else {}
+            try:
+                with self.api.stream("/api/embed", body, timeout_s=LOAD_S, waiting=_nothing) as answers:
+                    list(answers)
+            except TimeoutError:
+                raise ApiError(f"no answer within {LOAD_S:g} s") from None
 
     def unload(self, *, tick: Callable[[], None] = _nothing, wait_s: float = WAIT_S) -> bool:
         """Let it go and wait until Ollama no longer lists it and its process is gone.
@@ -99,6 +122,15 @@ class ServedModel:
         if self.server.place == "elsewhere":
             return None
         return VramReturn(self.pid(), expected_bytes, open_nvml()[0])
+
+    def _logged(self, log: Sequence[str]) -> RunnerCommand | None:
+        end = len(log)
+        for index in reversed(range(len(log))):
+            if is_start(log[index]):
+                if self.blob and self.blob in log[index]:
+                    return last_load_command(log[index:end])
+                end = index
+        return None
 
     def _ask_blob(self, name: str) -> str | None:
         """From the Modelfile that Ollama shows: it names the blob's file."""

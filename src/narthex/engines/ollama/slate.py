@@ -18,7 +18,7 @@ from narthex.engines.ollama.logs import open_log
 from narthex.engines.ollama.notes import Former, Note
 from narthex.engines.ollama.records import ApiError, Resident, Server
 from narthex.engines.ollama.restoring import Restorer
-from narthex.engines.ollama.served import WAIT_S, ServedModel, spoken
+from narthex.engines.ollama.served import ServedModel, spoken
 from narthex.errors import EngineError
 from narthex.host.gpu import VramReturn, read_gpus
 from narthex.units import MIB, format_size
@@ -53,9 +53,21 @@ def clean_slate(
 class Slate:
     """One server's loaded models before narthex came."""
 
-    def __init__(self, server: Server, say: Say, ask: Ask | None, hand: Hand | None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        say: Say,
+        ask: Ask | None,
+        hand: Hand | None,
+        *,
+        ask_s: float = ASK_S,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """``ask_s``: after that time a person is asked. ``patience_s``: as long is waited for a busy model where
+        nobody can be asked, and for an unload."""
         self.server = server
         self.formers: tuple[Former, ...] = ()
+        self._ask_s, self._patience_s = ask_s, patience_s
         self._say, self._ask, self._hand = say, ask, hand
         self._api = ServedModel(server, "").api
 
@@ -77,7 +89,13 @@ class Slate:
         note = notes.read_note(self.server.url)
         if note is None:
             return
-        Restorer(self.server, self._say).put_back(note)
+        try:
+            Restorer(self.server, self._say).put_back(note)
+        except KeyboardInterrupt:
+            left = notes.read_note(self.server.url)
+            names = ", ".join(spoken(former.name) for former in left.formers) if left is not None else ""
+            self._say(f"Interrupted; the next run puts back {names or 'what is missing'}.")
+            raise
 
     def _tell(self, residents: Sequence[Resident]) -> None:
         if not residents:
@@ -93,11 +111,11 @@ class Slate:
                 self._say(f"Answering somebody right now: {names}. Waiting until that is done.")
                 told = names
             waited = time.monotonic() - begun
-            if self._ask is not None and waited > ASK_S:
+            if self._ask is not None and waited > self._ask_s:
                 if self._ask(f"{names} has been busy for {waited:.0f} s. Unload after the present answer?"):
                     return  # an unload waits for the answers under way
                 raise _busy(names)
-            if self._ask is None and waited > PATIENCE_S:
+            if self._ask is None and waited > self._patience_s:
                 raise _busy(names)
 
     def _note_down(self, models: Sequence[ServedModel], left: Note | None) -> None:
@@ -141,7 +159,7 @@ class Slate:
         memories = [model.memory(sizes.get(model.name, 0)) for model in models]
         for model in models:
             self._say(f"Unloading {spoken(model.name)}.")
-            if not model.unload(wait_s=WAIT_S):
+            if not model.unload(wait_s=self._patience_s):
                 self._firmly(f"{spoken(model.name)} can't be unloaded")
                 break
         else:
