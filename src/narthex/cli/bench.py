@@ -52,11 +52,15 @@ def bench(
     """
     with contextlib.ExitStack() as stack:
         if target.server is not None:
+            from narthex.cli.target import retarget
             from narthex.engines.ollama.hand import hand_for
             from narthex.engines.ollama.slate import clean_slate
 
             hand = hand_for(target.server) if restart else None
-            stack.enter_context(clean_slate(target.server, say=say, ask=ask_person(), hand=hand))
+            slate = clean_slate(target.server, say=say, ask=ask_person(), hand=hand)
+            server = stack.enter_context(slate).server
+            if server is not target.server:  # it had to be restarted
+                target = retarget(target, server)
         ready = bench_of(target, prompts, bare_as=bare_as)
         for words in tenants_words(ready.host):
             say(f"{words}: that is not counted as free.")

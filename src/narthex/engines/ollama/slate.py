@@ -63,8 +63,8 @@ class Slate:
         ask_s: float = ASK_S,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """``ask_s``: after that time a person is asked. ``patience_s``: as long is waited for a busy model where
-        nobody can be asked, and for an unload."""
+        """``ask_s``: after that time a person is asked. ``patience_s``: so long is waited for a busy model,
+        where nobody can be asked, and for an unload."""
         self.server = server
         self.formers: tuple[Former, ...] = ()
         self._ask_s, self._patience_s = ask_s, patience_s
