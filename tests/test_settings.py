@@ -103,7 +103,7 @@ def test_every_key_of_the_table_can_be_set_in_the_file(file: Path) -> None:
         "[defaults]\nnum_ctx = 1\nnum_gpu = 0\nnum_batch = 2\n"
         '[policy]\nbackoff = ["gpu"]\ngrow = "off"\nreserve = 0\nsoak = 3\n'
         'allow_kv = ["q8_0"]\nrepeats = 4\n'
-        '[ollama]\nhost = "h"\nlog = "file:x"\n'
+        '[ollama]\nhost = "h"\nlog = "file:x"\nwait = 5\n'
     )
     for setting in settings.SETTINGS:
         if setting.toml:

@@ -103,6 +103,16 @@ SETTINGS: tuple[Setting, ...] = (
         default_words="searched for",
     ),
     Setting(
+        name="ollama_wait",
+        env="NARTHEX_OLLAMA_WAIT",
+        toml="ollama.wait",
+        help="How long a study waits for an Ollama that went down before it stops; it can go on later.",
+        parse=parse_duration,
+        default=lambda: 600.0,
+        show=format_duration,
+        default_words="10m",
+    ),
+    Setting(
         name="llama_server",
         env="NARTHEX_LLAMA_SERVER",
         help="The llama-server to use. Without it: PATH, an Ollama install's lib folder, the embedded wheel.",

@@ -26,14 +26,6 @@ class Bench(NamedTuple):
     host: HostFacts
     runner: EngineRunner
 
-    @property
-    def cores(self) -> int | None:
-        """Physical cores: more threads than these are never meant. None for an Ollama elsewhere."""
-        from narthex.host.limits import physical_cores
-
-        away = self.target.server is not None and self.target.server.place == "elsewhere"
-        return None if away else physical_cores()
-
 
 @contextlib.contextmanager
 def bench(
@@ -52,6 +44,7 @@ def bench(
     """
     with contextlib.ExitStack() as stack:
         if target.server is not None:
+            _must_be_loadable(target)
             from narthex.cli.target import retarget
             from narthex.engines.ollama.hand import hand_for
             from narthex.engines.ollama.slate import clean_slate
@@ -65,6 +58,17 @@ def bench(
         for words in tenants_words(ready.host):
             say(f"{words}: that is not counted as free.")
         yield ready
+
+
+def _must_be_loadable(target: Target) -> None:
+    """Before anything is unloaded. Raises EngineError for an Ollama that is too old, UsageError for a model
+    with a PARAMETER that no load survives, as «4096 # note»."""
+    from narthex.cli.served_plan import own_parameters
+    from narthex.engines.ollama.options import knobs_from
+    from narthex.knobs import KnobValues
+
+    target.loader()
+    knobs_from(own_parameters(target)[0], KnobValues())
 
 
 def bench_of(target: Target, prompts: Prompts | None = None, *, bare_as: str | None = None) -> Bench:
@@ -98,6 +102,14 @@ def host_of(target: Target) -> HostFacts:
         gpus=(),
         key=f"elsewhere {target.server.url}",
     )
+
+
+def cores_of(target: Target) -> int | None:
+    """Physical cores: more threads than these are never meant. None for an Ollama elsewhere."""
+    from narthex.host.limits import physical_cores
+
+    away = target.server is not None and target.server.place == "elsewhere"
+    return None if away else physical_cores()
 
 
 def ask_person() -> Callable[[str], bool] | None:

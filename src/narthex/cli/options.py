@@ -96,7 +96,8 @@ def with_vram(target: Target, vram: str | None) -> Target:
     from narthex.units import parse_size
 
     size = parse_size(vram)
-    if target.server is None or any(device.total_bytes for device in target.engine.devices):
+    known = any(device.total_bytes for device in target.engine.devices)
+    if target.server is None or target.server.place != "elsewhere" or known:
         raise UsageError(
             "--vram is for an Ollama whose cards can't be seen from here.",
             hint="Leave it out: the cards of this one are known. «narthex plan --vram» plans for any size.",

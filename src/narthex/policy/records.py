@@ -45,6 +45,7 @@ class OllamaPlace(msgspec.Struct, frozen=True, kw_only=True):
         str | None, kinds.TEXT, "Its address, as in «127.0.0.1:11434». OLLAMA_HOST goes before it."
     ] = None
     log: Annotated[str | None, kinds.LOG, "Where its log is, if narthex does not find it."] = None
+    wait: Annotated[float | None, kinds.DURATION, "How long to wait for it when it goes down. 10m."] = None
 
 
 class Roles(msgspec.Struct, frozen=True, kw_only=True):

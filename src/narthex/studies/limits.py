@@ -126,8 +126,9 @@ def _refused(limits: Limits, name: str, value: Any) -> UsageError:
 
 
 def _hint(limits: Limits, name: str = "") -> str:
-    where = limits.why.get(name) or "that setting of the server"
-    return f"Leave it out; or change {where}, restart the server and begin again."
+    variable = limits.why.get(name, "").partition(" ")[0]
+    where = f"set {variable} on the server" if variable.isupper() else "change that setting of the server"
+    return f"Leave it out; or {where}, restart it and begin again."
 
 
 def _two_batches(batch: Any, ubatch: Any) -> UsageError:

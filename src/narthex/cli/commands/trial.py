@@ -62,7 +62,7 @@ def command(
     It starts from the last trial of this model (or --from PROFILE, or the house defaults) and turns one
     knob. Exit code 0: it was measured; 1: it failed, and the line that proves it is shown.
     """
-    from narthex.cli.bench import bench
+    from narthex.cli.bench import bench, cores_of
     from narthex.journal.journal import Journal
     from narthex.views.progress import Progress
 
@@ -72,6 +72,7 @@ def command(
         target = _target(model, profile, given)
         start = _start(journal, target, profile)
         base, knobs = _knobs(target, start, read_settings(words, layers=target.inspection.layers), many)
+        check_threads(knobs.threads, cores_of(target))
         prompts = _prompts(given["workload"], given["prompts"], start.workload)
         turn = _turn(given, start, prompts, knobs)
         title = f"{target.inspection.name}: one trial of {knobs.describe()}"
@@ -79,7 +80,6 @@ def command(
             Progress(title, 1, plain=given["plain"]) as progress,
             bench(target, say=progress.note, prompts=prompts) as ready,
         ):
-            check_threads(knobs.threads, ready.cores)
             trial = Trial(
                 model=target.model,
                 engine_key=target.engine.key,
@@ -308,7 +308,7 @@ def _as_text(found: _Result) -> str:
         ("plan", _plan_words(found.plan)),
         ("outcome", f"{seen.outcome.value.replace('_', ' ')}: {seen.reason}"),
         *_measured(found),
-        *(("doubt", text) for text in seen.doubts),
+        *(("doubt", text) for text in dict.fromkeys(seen.doubts)),
         *(("gap", text) for text in seen.gaps),
     ]
     if seen.outcome is not Outcome.DONE:

@@ -240,10 +240,11 @@ def _show(results: Sequence[StudyResult], given: dict[str, Any]) -> int:
 
 def _live(model: str, given: dict[str, Any]) -> int:
     """The study on a real engine."""
-    from narthex.cli.bench import bench
+    from narthex.cli.bench import bench, cores_of
     from narthex.cli.target import find_target
     from narthex.cli.tuning import Tuning, study
     from narthex.journal.journal import Journal
+    from narthex.studies.limits import check_question
 
     target = find_target(
         model,
@@ -258,14 +259,15 @@ def _live(model: str, given: dict[str, Any]) -> int:
     prompts = _prompts(given)
     name = target.model.served_as or target.model.name
     question = _question(given, prompts.label, target.inspection.layers, name)
+    check_question(question, target.engine.limits)
+    for threads in _threads(question):
+        check_threads(threads, cores_of(target))
     tenant = _tenant(given["beside"])
     with Journal.open() as journal, _progress(_title(target, question), given) as screen:
         for note in _notes(target, name):
             screen.note(note)
         restart = given["restart_container"]
         with bench(target, say=screen.note, prompts=prompts, restart=restart) as ready:
-            for threads in _threads(question):
-                check_threads(threads, ready.cores)
             tuning = Tuning(journal, question, screen, tenant, given["fresh"])
             results = [study(tuning, ready)]
             if restart and ready.target.server is not None:

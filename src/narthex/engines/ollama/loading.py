@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from narthex import settings
 from narthex.engines._base import Engine, Failure, LaunchFailed, LoadReport, Watch
 from narthex.engines.ollama import notes
 from narthex.engines.ollama.applied import differences, settled_ctx
@@ -32,7 +33,6 @@ from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 
 KEEP_S = 3600  # a trial's idle moments are short; a narthex that was killed must not pin the model for ever
-COME_BACK_S = 600.0
 _COME_BACK_LOOK_S = 0.5
 LOG_S = 1.0  # a container's log and a journal are this late, at times
 QUEUE_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0)  # between the tries while Ollama's queue is full
@@ -83,9 +83,9 @@ class OllamaLoader:
             raise
 
     def came_back(self, watch: Watch) -> bool:
-        """Wait up to ten minutes for a server that went away. False where it stays away, or comes back with
-        another version or other settings: that would be another engine."""
-        until = time.monotonic() + COME_BACK_S
+        """Wait for a server that went away, as long as the setting «ollama_wait» says. False where it stays
+        away, or comes back with another version or other settings: that would be another engine."""
+        until = time.monotonic() + settings.get("ollama_wait")
         while True:
             watch("waiting for Ollama", None)
             try:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from narthex import settings
 from narthex.engines.ollama import notes
 from narthex.engines.ollama.discovery import look_again
 from narthex.engines.ollama.formers import keep_alive, missing_options
@@ -18,7 +19,7 @@ from narthex.engines.ollama.records import ApiError, Resident, Server
 from narthex.engines.ollama.served import LEAVE_S, ServedModel, spoken
 from narthex.units import format_duration
 
-SERVER_S = 20.0  # for a server that was just started anew
+SERVER_S = 20.0  # at most, for a server that was just started anew
 
 
 class Restorer:
@@ -88,7 +89,7 @@ class Restorer:
             self._say(f"{spoken(name)} could not be unloaded: {error.text}.")
 
     def _answers(self) -> bool:
-        until = time.monotonic() + SERVER_S
+        until = time.monotonic() + min(SERVER_S, settings.get("ollama_wait"))
         while True:
             try:
                 self._server = look_again(self._server)
