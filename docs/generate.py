@@ -15,10 +15,12 @@ import click
 
 from narthex import errors, settings
 from narthex.cli.main import COMMANDS
+from narthex.engines.ollama import options
 from narthex.errors import ExitCode, NarthexError
-from narthex.knobs import KNOBS
+from narthex.knobs import KNOBS, KnobValues
 from narthex.outcomes import Outcome
 from narthex.policy.records import NAMED_SECTIONS, SECTIONS, keys_of
+from narthex.profiles.express import VARIABLES
 from narthex.views.text import OUTCOME_WORDS
 
 FOLDER = Path(__file__).resolve().parent / "reference"
@@ -28,6 +30,10 @@ NOTE = (
 KNOBS_HEAD = """# Knobs
 
 An engine setting that narthex may turn. The same names are used by `--set`, in JSON and in profiles.
+
+In Ollama some are options of a request or PARAMETERs of a model. Batch and micro-batch are one there. The
+rest are variables of the whole server: no load can ask for them, see
+[server-wide settings](../how-to/server-wide-settings.md).
 """
 SETTINGS_HEAD = """# Settings
 
@@ -51,8 +57,10 @@ model's own table: [settings](settings.md). Names of models are compared as Olla
 """
 OUTCOMES_HEAD = """# Outcomes
 
-Every trial and every soak ends in one of these words. All but `done` come with the line of the engine's
-output that proves it. Where less memory is the remedy, a study backs off, one knob at a time.
+Every trial and every soak ends in one of these words. All but `done` come with the line that proves it: of
+the engine's output, or of a server's answer. Where less memory is the remedy, a study backs off, one knob at
+a time.
+[When Ollama fails](../how-to/when-ollama-fails.md) tells what to do about each.
 """
 EXIT_HEAD = """# Exit codes
 
@@ -145,16 +153,30 @@ def metavar(option: click.Option, context: click.Context) -> str:
 
 def knobs() -> str:
     """The engine settings that may be turned."""
+    ollama = ollamas_names()
     rows = [
         (
             f"`{knob.name}`",
             f"`{knob.flag}`",
+            f"`{ollama[knob.name]}`",
             ", ".join(f"`{choice}`" for choice in knob.choices) or f"{knob.unit}, {knob.minimum} or more",
             knob.help,
         )
         for knob in KNOBS
     ]
-    return "\n".join([NOTE, KNOBS_HEAD, table(("knob", "flag", "values", "meaning"), rows)])
+    head = ("knob", "flag of narthex", "in Ollama", "values", "meaning")
+    return "\n".join([NOTE, KNOBS_HEAD, table(head, rows)])
+
+
+def ollamas_names() -> dict[str, str]:
+    """Knob → the option of a load, asked of the code that reads one, or the variable of the server."""
+    start = KnobValues()
+    found = {
+        knob: option
+        for option in options.NAMES
+        for knob in options.knobs_from({option: 1}, start).difference(start)
+    }
+    return {**VARIABLES, **found}
 
 
 def settings_page() -> str:

@@ -8,15 +8,21 @@ import sys
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 
+from narthex.cli.holdings import Held
 from narthex.cli.main import COMMANDS, LazyGroup
 from narthex.cli.main import command as narthex
+from narthex.engines.ollama.options import NAMES
 from narthex.errors import ExitCode
 from narthex.knobs import KNOBS
 from narthex.outcomes import Outcome
+from narthex.profiles.express import VARIABLES
+from narthex.profiles.profile import Profile
 from narthex.settings import SETTINGS
 from narthex.testing.studies import study_result
+from narthex.trials.soak import SoakReport, SoakSample
 from narthex.views.json import tune_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +78,43 @@ def test_every_json_field_is_documented() -> None:
 
     for name in fields(tune_json(study_result())):
         assert f"`{name}`" in text, name
+
+
+def section_of(text: str, verb: str) -> str:
+    return text.split(f"## {verb} --json")[1].split("\n## ", maxsplit=1)[0]
+
+
+@pytest.mark.parametrize(
+    ("verb", "record"), [("profile", Profile), ("soak", SoakReport), ("soak", SoakSample), ("models", Held)]
+)
+def test_every_field_of_a_record_that_is_printed_whole_is_documented(
+    verb: str, record: type[msgspec.Struct]
+) -> None:
+    section = section_of(page("json.md"), verb)
+    for name in record.__struct_fields__:
+        assert f"`{name}`" in section, name
+
+
+def test_the_knobs_page_tells_what_each_knob_is_in_ollama() -> None:
+    rows = [line.split(" | ") for line in page("knobs.md").splitlines() if line.startswith("| `")]
+    told = {row[0].strip("| `"): row[2].strip("`") for row in rows}
+    assert list(told) == [knob.name for knob in KNOBS]
+    assert set(told.values()) == {*NAMES, *VARIABLES.values()}
+    assert told["gpu_layers"] == "num_gpu"
+    assert told["batch"] == told["ubatch"] == "num_batch"
+
+
+def test_every_module_of_ollama_is_in_the_architecture_page() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for path in (ROOT / "src" / "narthex" / "engines" / "ollama").glob("[a-z]*.py"):
+        assert f"`{path.stem}`" in text, path.stem
+
+
+def test_what_to_do_is_told_of_every_outcome_that_an_ollama_can_end_in() -> None:
+    text = (ROOT / "docs" / "how-to" / "when-ollama-fails.md").read_text(encoding="utf-8")
+    never = {Outcome.DONE, Outcome.INTERRUPTED, Outcome.UNSUPPORTED_FLAG, Outcome.PORT_IN_USE}
+    for outcome in set(Outcome) - never:
+        assert f"`{outcome.value}`" in text, outcome
 
 
 def test_every_package_is_in_the_architecture_page() -> None:
