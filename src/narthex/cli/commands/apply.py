@@ -81,10 +81,12 @@ def _prepare(journal: Journal, profile: Profile, name: str | None, nearest: bool
     """Everything that can be refused is refused here, before anything is changed."""
     from narthex.cli.served_plan import own_parameters
     from narthex.engines.ollama.api import Api
-    from narthex.engines.ollama.names import same
+    from narthex.engines.ollama.names import canonical, same
     from narthex.profiles.store import list_profiles
     from narthex.profiles.tuned import Tuning, must_be_free, parameters_for, tuned_name
 
+    if name is not None:
+        canonical(name)  # raises UsageError for one that no model can have
     target = _target(profile, ollama)
     assert target.server is not None
     source = target.model.served_as
