@@ -83,7 +83,7 @@ def test_it_is_made_shown_proven_without_options_and_the_original_stays(
     assert record.trial.purpose == "apply"
     report = record.observation.report
     assert report is not None
-    assert (report.num_ctx, report.ubatch, report.offloaded_layers) == (256, 128, 0)
+    assert (report.num_ctx, report.ubatch) == (256, 128)
 
     load_bare(fresh, "small-narthex")  # as any client does
     assert listed(fresh)["small-narthex:latest"]["context_length"] == 256
