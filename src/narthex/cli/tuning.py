@@ -87,7 +87,8 @@ def current_of(tuning: Tuning, bench: Bench) -> KnobValues | None:
             profile.model.identity == target.inspection.identity and profile.engine_kind == target.engine.kind
         )
         real = question.demo or not profile.demo
-        used = target.server is None or profile.applied_as is not None
+        same_name = profile.model.served_as == target.model.served_as
+        used = target.server is None or (profile.applied_as is not None and same_name)
         if mine and real and used and profile.knobs.num_ctx >= need:
             return profile.knobs
     return _parameters_of(bench) if target.server is not None else None

@@ -10,7 +10,7 @@ import msgspec
 
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
-from narthex.studies.objective import best_record, measured_utility, turn_speeds
+from narthex.studies.objective import best_record, measured_utility, turn_speeds, utility
 from narthex.studies.records import Baseline, Question
 from narthex.studies.space import Space
 from narthex.studies.stopping import OTHERS
@@ -92,7 +92,7 @@ def judge_against(
         return _tie(mine, theirs, words, _lower(outcome.text), evidence)
     if outcome.ratio is None:
         return Answer(knobs=mine, verdict=f"Not proven against {words}: {outcome.text}", evidence=evidence)
-    ours, other = measured_utility(question, winner), measured_utility(question, rival.record)
+    ours, other = _utilities(question, winner, rival.record, outcome.ratio)
     more = (
         ""
         if mine.num_ctx == theirs.num_ctx
@@ -105,6 +105,19 @@ def judge_against(
     else:
         mine, verdict = theirs, f"Nothing tried is better than {words}."
     return Answer(knobs=mine, verdict=verdict, evidence=evidence)
+
+
+def _utilities(
+    question: Question, winner: TrialRecord, rival: TrialRecord, ratio: float
+) -> tuple[float | None, float | None]:
+    """Of both, with turn times that stand to each other as all their trials say, and not only the first."""
+    mine, theirs = turn_speeds(winner, question.turn), turn_speeds(rival, question.turn)
+    if mine is None or theirs is None or measured_utility(question, rival) is None:
+        return measured_utility(question, winner), None
+    return (
+        utility(question, winner.trial.knobs, ratio * theirs[0], mine[1]),
+        utility(question, rival.trial.knobs, theirs[0], theirs[1]),
+    )
 
 
 def _tie(mine: KnobValues, theirs: KnobValues, words: str, why: str, evidence: str = "") -> Answer:
