@@ -16,6 +16,7 @@ from narthex.errors import UsageError
 from narthex.host.collect import collect_host
 from narthex.host.facts import HostFacts
 from narthex.knobs import BY_NAME, KnobValues
+from narthex.memory.calibrate import Outputs
 from narthex.memory.plan import Device
 from narthex.units import format_size
 
@@ -29,6 +30,7 @@ class ServedPlan(NamedTuple):
     devices: tuple[Device, ...] | None
     gaps: tuple[str, ...]
     engine_key: str
+    outputs: Outputs
 
 
 def served_plan(subject: Subject, asked: dict[str, Any], vram: str | None) -> ServedPlan:
@@ -61,7 +63,7 @@ def served_plan(subject: Subject, asked: dict[str, Any], vram: str | None) -> Se
     words += [parameter_gap] if parameter_gap else []
     devices = None if vram is not None else _devices(server, engine, host)
     words += [] if vram is not None else [*engine.gaps, *_tenants(host, devices or ()), *_residents(server)]
-    return ServedPlan(knobs, devices, tuple(dict.fromkeys(words)), engine.key)
+    return ServedPlan(knobs, devices, tuple(dict.fromkeys(words)), engine.key, engine.outputs)
 
 
 def _laid_over(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -23,6 +23,10 @@ class EngineDevice(msgspec.Struct, frozen=True):
     description: str
     total_bytes: int
     free_bytes: int
+
+
+LOGITS_FOR_SLOTS = "logits-for-slots"
+"""A trait of an engine: its server works out logits for its slots only, not for each prompt token."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +60,12 @@ class Engine(msgspec.Struct, frozen=True, kw_only=True):
     extra_args: tuple[str, ...] = ()  # given to every start, e.g. --rpc 127.0.0.1:50052
     env: dict[str, str] = {}
     gaps: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> Literal["every", "slots"]:
+        """Whether it works out logits for every token of a micro-batch or for its slots only, as far as that
+        is known before a load."""
+        return "slots" if LOGITS_FOR_SLOTS in self.traits else "every"
 
     @property
     def key(self) -> str:

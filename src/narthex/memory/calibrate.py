@@ -67,18 +67,26 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
                 return max(0, round(predicted * row.ratio) + row.offset_bytes)
         return predicted
 
+    @property
+    def tells(self) -> bool:
+        """Whether a plan with it is another than one without."""
+        return bool(self.corrections) or self.outputs != "every"
+
     def measured(self, kind: Literal["gpu", "host"], term: Term) -> bool:
         """Whether anything was learned about a term."""
         return any(row.kind == kind and row.term == term for row in self.corrections)
 
 
-def calibrate(predictions: Sequence[PredictionRecord]) -> Calibration:
-    """Corrections from the loads of one engine build; empty where there are none."""
+def calibrate(predictions: Sequence[PredictionRecord], usual: Outputs = "every") -> Calibration:
+    """Corrections from the loads of one engine build; empty where there are none.
+
+    ``usual``: how this kind of engine works out logits, as long as no load has told.
+    """
     if not predictions:
-        return Calibration(engine_key=None)
+        return Calibration(engine_key=None, outputs=usual)
     newest = predictions[-1].engine_key
     rows = [row for row in predictions if row.engine_key == newest]
-    outputs = _outputs(rows)
+    outputs = _outputs(rows, usual)
     corrections = []
     for kind in ("gpu", "host"):
         for term in ("model", "context", "compute", "overhead"):
@@ -108,12 +116,14 @@ def _predicted(row: PredictionRecord, outputs: Outputs) -> int:
     return row.predicted_bytes
 
 
-def _outputs(rows: Sequence[PredictionRecord]) -> Outputs:
+def _outputs(rows: Sequence[PredictionRecord], usual: Outputs) -> Outputs:
     """Which kind of build this is: the one whose compute predictions lie nearer to the loads."""
     told = [row for row in rows if row.term == "compute" and row.slots_bytes is not None]
+    if not told:
+        return usual
     every = sum(abs(row.actual_bytes - row.predicted_bytes) for row in told)
     slots = sum(abs(row.actual_bytes - (row.slots_bytes or 0)) for row in told)
-    return "slots" if told and slots < every else "every"
+    return "slots" if slots < every else "every"
 
 
 def _learn(kind: Literal["gpu", "host"], term: Term, pairs: Sequence[tuple[int, int]]) -> Correction:

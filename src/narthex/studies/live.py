@@ -13,7 +13,7 @@ from narthex.host.facts import HostFacts
 from narthex.journal.journal import Journal
 from narthex.knobs import KnobValues
 from narthex.memory import overhead
-from narthex.memory.calibrate import Calibration, PredictionRecord, calibrate
+from narthex.memory.calibrate import Calibration, Outputs, PredictionRecord, calibrate
 from narthex.memory.plan import Device, held_by_others, plan_memory
 from narthex.models.inspection import Inspection
 from narthex.studies.baselines import House, baselines_of
@@ -61,11 +61,13 @@ class LiveSpaces:
         machine: Machine,
         question: Question,
         learned: Sequence[PredictionRecord],
+        outputs: Outputs = "every",
     ) -> None:
         self._inspection = inspection
         self._machine = machine
         self._question = question
         self._learned = list(learned)
+        self._outputs = outputs
         self._made: dict[bytes, Space] = {}
         self._lessons: dict[tuple[str, int], list[PredictionRecord]] = {}
 
@@ -82,10 +84,11 @@ class LiveSpaces:
         return self._calibrated(self._calibration(history))
 
     def _calibration(self, history: Sequence[TrialRecord]) -> Calibration:
-        return calibrate([*self._learned, *(row for record in history for row in self.lessons(record))])
+        rows = [*self._learned, *(row for record in history for row in self.lessons(record))]
+        return calibrate(rows, self._outputs)
 
     def _calibrated(self, found: Calibration) -> Machine:
-        return msgspec.structs.replace(self._machine, calibration=found if found.corrections else None)
+        return msgspec.structs.replace(self._machine, calibration=found if found.tells else None)
 
     def lessons(self, record: TrialRecord) -> list[PredictionRecord]:
         """What one load taught the planner."""
@@ -145,7 +148,7 @@ def live_study(
     question = settled(question, inspection, current, house)
     if screen and question.turn != asked:
         screen.note(f"the smallest context compared holds a turn at depth {question.turn.depth} only")
-    spaces = LiveSpaces(inspection, machine, question, learned)
+    spaces = LiveSpaces(inspection, machine, question, learned, engine.outputs)
 
     def propose_server(result: StudyResult) -> dict[str, Any]:
         if screen:

@@ -53,7 +53,7 @@ def command(model: str, as_json: bool, **given: Any) -> None:
     inspection = subject.inspection
     asked = _asked(inspection, given)
     kv_types: dict[str, Any] = {}
-    engine_key = None
+    engine_key, outputs = None, "every"
     if subject.server is None:
         knobs = _knobs(inspection, asked)
         devices, gaps = _devices(vram)
@@ -62,6 +62,7 @@ def command(model: str, as_json: bool, **given: Any) -> None:
 
         served = served_plan(subject, asked, vram)
         knobs, gaps, engine_key = served.knobs, served.gaps, served.engine_key
+        outputs = served.outputs
         devices, more = _devices(vram) if served.devices is None else (served.devices, ())
         gaps, kv_types = (*gaps, *more), {"kv_types": (knobs.kv_type,)}
     calibration, growth, tenants = None, 0, 0
@@ -76,10 +77,12 @@ def command(model: str, as_json: bool, **given: Any) -> None:
         "growth_bytes": growth,
         "tenants_bytes": tenants,
     }
+    if calibration is None:  # else it knows which kind of build it learned from
+        options["outputs"] = outputs
     plan = plan_memory(inspection, knobs, devices, **options)
     server = None
-    if calibration is None:  # a calibration knows which kind of build it learned from
-        server = plan_memory(inspection, plan.knobs, devices, outputs="slots", **options)
+    if calibration is None and outputs == "every":
+        server = plan_memory(inspection, plan.knobs, devices, **{**options, "outputs": "slots"})
     rows: tuple[FrontierRow, ...] = ()
     if given["num_ctx"] is None or given["gpu_layers"] is None:
         from narthex.memory.frontier import frontier

@@ -237,9 +237,9 @@ def _measure(
     from narthex.views.text import observation_words
 
     inspection, engine = bench.target.inspection, bench.target.engine
-    learned = calibrate(journal.predictions(inspection.identity, engine.key))
+    learned = calibrate(journal.predictions(inspection.identity, engine.key), engine.outputs)
     devices = devices_of(engine, bench.host, learned)
-    plan = plan_memory(inspection, trial.knobs, devices, calibration=learned if learned.corrections else None)
+    plan = plan_memory(inspection, trial.knobs, devices, calibration=learned if learned.tells else None)
     progress.trial(1, trial.knobs.describe(), f"planned: {_plan_words(plan)}")
     began, clock = time.time(), time.monotonic()
     observation = bench.runner.run(trial, progress.watch)

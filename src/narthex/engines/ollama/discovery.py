@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import msgspec
 
 from narthex import settings
-from narthex.engines._base import Engine, EngineDevice
+from narthex.engines._base import LOGITS_FOR_SLOTS, Engine, EngineDevice
 from narthex.engines.ollama import docker, logs, processes, server_wide
 from narthex.engines.ollama.address import Address, parse_given, parse_host
 from narthex.engines.ollama.api import Api, to_error
-from narthex.engines.ollama.eras import era_of
+from narthex.engines.ollama.eras import era_of, has
 from narthex.engines.ollama.log import compute_devices
 from narthex.engines.ollama.logs import LogSource
 from narthex.engines.ollama.records import ApiError, Server
@@ -120,6 +120,7 @@ def engine_of(server: Server, host: HostFacts, log: LogSource | None) -> Engine:
         build=server.version,
         variant=server_wide.variant_of(server.env, server.version),
         limits=server_wide.limits_of(server.env, server.version),
+        traits=frozenset({LOGITS_FOR_SLOTS} if has(server.version, "logits_for_slots") else ()),
         devices=devices,
         gaps=(*server.gaps, *((gap,) if gap else ())),
     )

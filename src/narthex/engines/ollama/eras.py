@@ -124,6 +124,7 @@ FEATURES: dict[str, Feature] = {
     "gpu_overhead": Feature(
         Version(0, 3, 10), "OLLAMA_GPU_OVERHEAD keeps video memory free", until=Version(0, 30, 0)
     ),
+    "logits_for_slots": Feature(Version(0, 30, 0), "the runner is a llama-server, whose buffers are small"),
     "prompt_cache_ram": Feature(Version(0, 30, 0), "each runner keeps old prompts in main memory"),
     "load_timeout": Feature(Version(0, 3, 10), "OLLAMA_LOAD_TIMEOUT"),
     "unload": Feature(Version(0, 3, 11), "the answer to an unload says so"),
