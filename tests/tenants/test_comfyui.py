@@ -197,12 +197,25 @@ def test_a_workflow_without_a_seed_computes_once_and_then_says_so(
     assert tenant.measure(quiet).jobs == 1
     with pytest.raises(TenantError, match="answered from its cache"):
         tenant.measure(quiet)
+    with pytest.raises(TenantError, match="answered from its cache"), tenant.job():
+        pytest.fail("no job runs")
 
 
 def test_no_finished_workflow_is_no_job(comfyui: FakeComfyUI) -> None:
     with pytest.raises(TenantError, match="has finished no workflow") as caught:
         ComfyTenant("comfyui", comfyui.url).measure(quiet)
     assert "workflow =" in caught.value.hint
+
+
+def test_whether_it_is_ready_is_known_without_a_job(
+    comfyui: FakeComfyUI, workflow: Path, tmp_path: Path
+) -> None:
+    ComfyTenant("comfyui", comfyui.url, workflow).must_be_ready()
+    with pytest.raises(TenantError, match="has finished no workflow"):
+        ComfyTenant("comfyui", comfyui.url).must_be_ready()
+    with pytest.raises(TenantError, match="There is no workflow"):
+        ComfyTenant("comfyui", comfyui.url, tmp_path / "gone.json").must_be_ready()
+    assert not sent(comfyui, "/prompt")
 
 
 def test_a_failed_workflow_is_not_run_again() -> None:

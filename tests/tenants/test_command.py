@@ -37,6 +37,9 @@ def test_a_program_that_is_not_there_is_told() -> None:
     missing = CommandTenant("render", ("no-such-program-of-narthex",))
     with pytest.raises(TenantError, match="can't be started") as caught:
         missing.measure(quiet)
+    with pytest.raises(TenantError, match="there is no program «no-such-program-of-narthex»"):
+        missing.must_be_ready()
+    tenant("pass").must_be_ready()
     assert "[beside.render]" in caught.value.hint
     with pytest.raises(TenantError, match="can't be started"), missing.job():
         pytest.fail("no job runs")

@@ -225,6 +225,9 @@ class Jobs:
     def describe(self) -> str:
         return self.name
 
+    def must_be_ready(self) -> None:
+        """Always."""
+
     def held_bytes(self) -> int | None:
         return None
 
@@ -271,14 +274,12 @@ def test_a_failed_job_makes_the_soak_unstable_with_its_words(
     assert report.turns == 1
 
 
-def test_a_job_that_can_not_begin_makes_the_soak_unstable(
+def test_jobs_that_can_not_begin_say_nothing_of_the_setting(
     runner: Build, ask: Ask, model: StreamedModel
 ) -> None:
     jobs = Jobs(error="ComfyUI does not answer.")
-    report = soak(runner(StreamedLoader(model)), ask(num_ctx=4096), seconds=60, watch=quiet, beside=jobs)
-    assert report.outcome is Outcome.UNSTABLE
-    assert "ComfyUI does not answer" in report.reason
-    assert report.jobs == 0
+    with pytest.raises(TenantError, match="ComfyUI does not answer"):
+        soak(runner(StreamedLoader(model)), ask(num_ctx=4096), seconds=60, watch=quiet, beside=jobs)
 
 
 def test_a_soak_alone_knows_of_no_jobs(runner: Build, ask: Ask, model: StreamedModel) -> None:

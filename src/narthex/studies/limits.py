@@ -31,7 +31,9 @@ def automatic_batch(batch: AutomaticBatch, total_ctx: int) -> int:
 
 
 def check_question(question: Question, limits: Limits) -> None:
-    """Raise UsageError where a question asks for what the server does not do for one load."""
+    """Raise UsageError where a question asks for what the server does not do for one load, or for what is no
+    setting to look for."""
+    check_pins(question.pins)
     asked = dict(question.pins)
     if question.parallel != _USUAL.parallel:
         asked.setdefault("parallel", question.parallel)
@@ -41,6 +43,12 @@ def check_question(question: Question, limits: Limits) -> None:
             raise _refused(limits, "kv_type", kv_type)
     if question.current is not None and (why := refusal(question.current, limits)):
         raise UsageError(f"What you run now can't be measured here. {why}", hint=_hint(limits))
+
+
+def check_pins(pins: Mapping[str, Any]) -> None:
+    """Raise UsageError where a knob is fixed that leaves nothing to find."""
+    if pins.get("gpu_layers", 0) is None:
+        raise UsageError("gpu_layers=auto can't be fixed.", hint="The engine's own placement is a baseline.")
 
 
 def check_settings(asked: Mapping[str, Any], limits: Limits) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from narthex.engines._base import Limits
-from narthex.errors import UsageError
 from narthex.knobs import KnobValues
 from narthex.memory import overhead
 from narthex.memory.calibrate import Calibration
@@ -21,7 +20,7 @@ from narthex.memory.kv_cache import cache_bytes, setup_for
 from narthex.memory.plan import Device, plan_memory
 from narthex.memory.weights import place
 from narthex.models.inspection import Inspection
-from narthex.studies.limits import AutomaticBatch
+from narthex.studies.limits import AutomaticBatch, check_pins
 from narthex.studies.records import Question
 from narthex.studies.space import CTX_LADDER, Candidate, Space, recorded_ctx
 from narthex.trials.roofline import traffic
@@ -69,8 +68,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 def live_space(inspection: Inspection, machine: Machine, question: Question) -> Space:
     """Settings worth a thought for this model on this machine, with the plan's figures."""
-    if question.pins.get("gpu_layers", 0) is None:
-        raise UsageError("gpu_layers=auto can't be fixed.", hint="The engine's own placement is a baseline.")
+    check_pins(question.pins)
     ladder = contexts(inspection, question)
     if machine.gpu is None:
         candidates = list(_on_cpu(inspection, machine, question, ladder))

@@ -30,10 +30,12 @@ class JobsReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """How one job ended. ``lasting``: another attempt would end the same way."""
+    """How one job ended. ``lasting``: another attempt would end the same way. ``ran``: it was at work before
+    it ended, so that what it ran into may be the neighbour's doing."""
 
     words: str = ""  # "": well
     lasting: bool = False
+    ran: bool = True
 
 
 class Job(Protocol):
@@ -70,6 +72,11 @@ class Tenant(Protocol):
         """One line for people: what it is, where, and which job it gets. Raises TenantError."""
         ...
 
+    def must_be_ready(self) -> None:
+        """Raises TenantError where no job of its could be begun now: it is not there, or has nothing to do.
+        No job is begun, and nothing is changed."""
+        ...
+
     def held_bytes(self) -> int | None:
         """VRAM that it holds now: this is not free anyway. None where it can't be seen."""
         ...
@@ -80,5 +87,5 @@ class Tenant(Protocol):
 
     def job(self) -> AbstractContextManager[Work]:
         """Keep its jobs running, one after the other, until the context is left. Entered once the first one
-        really runs. Raises TenantError where that can't be."""
+        really runs. Raises TenantError where none ever did; one that failed at its work is in the report."""
         ...

@@ -56,6 +56,11 @@ class ComfyTenant:
         except ComfyError as error:
             raise self._not_there(error) from error
 
+    def must_be_ready(self) -> None:
+        """It answers, and there is a workflow to send."""
+        self.describe()
+        self._graph()
+
     def held_bytes(self) -> int | None:
         """By its processes; without NVML by its own figures."""
         pids = self._pids(self._listener())

@@ -50,7 +50,8 @@ class ComfyJob:
                 self._heard_at = time.monotonic()
             except ComfyError as error:
                 if error.lost or time.monotonic() - self._heard_at > SILENCE_S:
-                    self._end = JobEnd(words=f"ComfyUI is gone: {error.words}", lasting=True)
+                    gone = f"ComfyUI is gone: {error.words}"
+                    self._end = JobEnd(words=gone, lasting=True, ran=self._begun)
         return self._end
 
     def leave(self, wait: bool = True) -> None:
@@ -69,7 +70,8 @@ class ComfyJob:
             # It may have ended between the two questions.
             entry = self._api.finished(self.prompt_id)
             if entry is None:
-                return JobEnd(words="ComfyUI does not know the job any more: someone cleared its lists")
+                words = "ComfyUI does not know the job any more: someone cleared its lists"
+                return JobEnd(words=words, ran=self._begun)
         return None if entry is None else end_of(entry)
 
 
@@ -82,7 +84,8 @@ def end_of(entry: dict[str, Any]) -> JobEnd:
         if isinstance(row, list) and len(row) == 2 and isinstance(row[1], dict)
     }
     if status.get("status_str") == "success":
-        return JobEnd(words=_CACHED, lasting=True) if _only_cached(entry, told) else JobEnd()
+        cached = _only_cached(entry, told)
+        return JobEnd(words=_CACHED, lasting=True, ran=False) if cached else JobEnd()
     if error := told.get("execution_error"):
         first = str(error.get("exception_message", "")).strip().partition("\n")[0]
         return JobEnd(words=f"{error.get('node_type', 'a node')} (node {error.get('node_id')}): {first}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -29,6 +30,11 @@ class CommandTenant:
     def describe(self) -> str:
         """The command."""
         return f"{self.name}: {shlex.join(self._command)}"
+
+    def must_be_ready(self) -> None:
+        """Its program is there."""
+        if shutil.which(self._command[0]) is None:
+            raise self._unstartable(f"there is no program «{self._command[0]}»")
 
     def held_bytes(self) -> int | None:
         """By processes of its name; what its job will hold is not there yet."""
@@ -58,10 +64,13 @@ class CommandTenant:
         try:
             return CommandJob(Child(self._command, env=None, log=log))
         except CannotStart as error:
-            raise TenantError(
-                f"The job of «{self.name}» can't be started: {error}.",
-                hint=f"Check job = … in [beside.{self.name}] of narthex.toml.",
-            ) from error
+            raise self._unstartable(str(error)) from error
+
+    def _unstartable(self, why: str) -> TenantError:
+        return TenantError(
+            f"The job of «{self.name}» can't be started: {why}.",
+            hint=f"Check job = … in [beside.{self.name}] of narthex.toml.",
+        )
 
     def _named(self) -> frozenset[int]:
         return on_cards(named=self._process) if self._process else frozenset()

@@ -16,6 +16,8 @@ _WORDS = 10  # different ones that are kept
 class Jobs:
     """Entered once the first job really runs. ``begin`` starts one and may raise TenantError.
 
+    Entering raises TenantError where no job ever ran; one that failed at its work is in the report.
+
     Leaving it lets the running job leave (:meth:`Job.leave`) and begins no other. After Ctrl-C it does not
     wait for the end of a job.
     """
@@ -30,6 +32,7 @@ class Jobs:
         self._words: list[str] = []
         self._ended = ""
         self._hurry = False
+        self._ran = False  # a job of its was at work
         self._error: TenantError | None = None
         self._thread = threading.Thread(target=self._run, name=f"jobs of {name}", daemon=True)
 
@@ -41,7 +44,7 @@ class Jobs:
         except KeyboardInterrupt:
             self._leave(hurry=True)
             raise
-        if self._ended and not self._done:
+        if self._ended and not self._ran:
             self._leave(hurry=False)
             raise self._error or TenantError(
                 f"The job of «{self._name}» fails: {self._ended}.",
@@ -78,7 +81,7 @@ class Jobs:
             job = self._begin()
         except TenantError as error:
             self._error = self._error or error
-            self._count(JobEnd(words=error.message, lasting=True))
+            self._count(JobEnd(words=error.message.rstrip("."), lasting=True, ran=False))
             return
         try:
             end = self._watch(job)
@@ -94,11 +97,13 @@ class Jobs:
             if end is not None:
                 return end
             if job.begun():
+                self._ran = True
                 self._settled.set()
             if self._stop.wait(POLL_S):
                 return None
 
     def _count(self, end: JobEnd) -> None:
+        self._ran = self._ran or end.ran
         with self._lock:
             if not end.words:
                 self._done += 1

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from narthex.engines._base import Failure, LaunchFailed
-from narthex.errors import TenantError
 from narthex.outcomes import Outcome
 from narthex.trials.trial import Trial, Watch
 
@@ -87,9 +86,10 @@ def soak(
     """Load the setting and keep it busy for ``seconds``, all slots at once.
 
     ``beside``: another program on the card whose jobs run meanwhile, one after the other; it must not fail
-    either. Failures are data; only KeyboardInterrupt gets out. It may take longer than asked: the first
-    round, which fills the context, is always waited for, up to 15 minutes. Where the server goes down and
-    comes back, the soak begins anew.
+    either. Failures are data; only KeyboardInterrupt gets out, and TenantError where none of its jobs ever
+    ran, which says nothing of the setting. It may take longer than asked: the first round, which fills the
+    context, is always waited for, up to 15 minutes. Where the server goes down and comes back, the soak
+    begins anew.
     """
     from narthex.trials.endurance import conclude
     from narthex.trials.runner import RETURNS
@@ -131,14 +131,11 @@ def _once(runner: EngineRunner, trial: Trial, seconds: float, watch: Watch, besi
 
 
 def _run_beside(tenant: Tenant, rounds: Rounds, seen: Seen, seconds: float) -> None:
-    """The rounds, while the tenant's jobs run. The first of its failures ends them."""
+    """The rounds, while the tenant's jobs run. The first of its failures ends them. Raises TenantError where
+    no job ran at all: then nothing is known of the setting."""
     seen.beside, seen.jobs = tenant.name, 0
-    try:
-        with tenant.job() as work:
-            rounds.run(seconds, check=lambda: _failed_job(tenant, work.report()))
-    except TenantError as error:
-        seen.failure = seen.failure or _job_failure(tenant, error.message)
-        return
+    with tenant.job() as work:
+        rounds.run(seconds, check=lambda: _failed_job(tenant, work.report()))
     report = work.report()
     seen.jobs = report.done
     seen.failure = seen.failure or _failed_job(tenant, report)
@@ -147,10 +144,7 @@ def _run_beside(tenant: Tenant, rounds: Rounds, seen: Seen, seconds: float) -> N
 def _failed_job(tenant: Tenant, report: JobsReport) -> Failure | None:
     if not report.failed and not report.ended:
         return None
-    return _job_failure(tenant, report.ended or "; ".join(report.words))
-
-
-def _job_failure(tenant: Tenant, words: str) -> Failure:
+    words = report.ended or "; ".join(report.words)
     return Failure(
         outcome=Outcome.UNSTABLE, line=f"A job of {tenant.name} beside it failed: {words.rstrip('.')}."
     )

@@ -62,6 +62,8 @@ def _soak(profile: Profile, seconds: float, given: dict[str, Any]) -> SoakReport
     from narthex.views.progress import Progress
 
     tenant = find_tenant(given["beside"], load_policy()) if given["beside"] else None
+    if tenant is not None:
+        tenant.must_be_ready()
     target = find_profiled(profile, engine_path=given["engine_path"], ollama=given["ollama"])
     title = f"{profile.name}: soak for {format_duration(seconds)}"
     with Progress(title, plain=given["plain"]) as progress, bench(target, say=progress.note) as ready:
@@ -69,6 +71,10 @@ def _soak(profile: Profile, seconds: float, given: dict[str, Any]) -> SoakReport
         trial = msgspec.structs.replace(trial, purpose="soak")
         for change in changes(profile, target.engine, ready.host, target.inspection):
             progress.note(f"changed since this profile was made: {change}")
+        if tenant is not None:
+            # One that fails by itself would say nothing of the setting.
+            progress.note(f"one job by itself first, to see that it works: {tenant.describe()}")
+            tenant.measure(progress.watch)
         progress.eta(seconds)
         return soak(ready.runner, trial, seconds=seconds, watch=progress.watch, beside=tenant)
 

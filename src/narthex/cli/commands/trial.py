@@ -75,6 +75,7 @@ def command(
         check_threads(knobs.threads, cores_of(target))
         prompts = _prompts(given["workload"], given["prompts"], start.workload)
         turn = _turn(given, start, prompts, knobs)
+        repeats = given["repeats"] or settings.get("repeats")
         title = f"{target.inspection.name}: one trial of {knobs.describe()}"
         with (
             Progress(title, 1, plain=given["plain"]) as progress,
@@ -87,7 +88,7 @@ def command(
                 knobs=knobs,
                 turn=turn,
                 workload=prompts.label,
-                repeats=given["repeats"] or settings.get("repeats"),
+                repeats=repeats,
                 purpose="manual",
             )
             plan, record = _measure(journal, ready, trial, progress)

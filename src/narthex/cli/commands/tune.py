@@ -102,6 +102,10 @@ def command(**given: Any) -> int:
     words, replays = _files(given["words"], given["replays"])
     if len(words) > 1:
         raise UsageError(f"One model at a time, not {len(words)}.", hint="Run «narthex tune» for each.")
+    if given["report"] is not None:
+        from narthex.views.report.source import must_be_writable
+
+        must_be_writable(given["report"])
     if replays:
         return _replay(words[0] if words else None, replays, given)
     if not words:
@@ -239,12 +243,13 @@ def _show(results: Sequence[StudyResult], given: dict[str, Any]) -> int:
 
 
 def _live(model: str, given: dict[str, Any]) -> int:
-    """The study on a real engine."""
+    """The study on a real engine. What can be refused is refused before anything is unloaded."""
     from narthex.cli.bench import bench, cores_of
     from narthex.cli.target import find_target
     from narthex.cli.tuning import Tuning, study
     from narthex.journal.journal import Journal
     from narthex.studies.limits import check_question
+    from narthex.studies.strategies import strategy
 
     target = find_target(
         model,
@@ -260,10 +265,12 @@ def _live(model: str, given: dict[str, Any]) -> int:
     name = target.model.served_as or target.model.name
     question = _question(given, prompts.label, target.inspection.layers, name)
     check_question(question, target.engine.limits)
+    strategy(question.strategy)
     for threads in _threads(question):
         check_threads(threads, cores_of(target))
     tenant = _tenant(given["beside"])
     with Journal.open() as journal, _progress(_title(target, question), given) as screen:
+        journal.must_be_writable()
         for note in _notes(target, name):
             screen.note(note)
         restart = given["restart_container"]
@@ -323,7 +330,9 @@ def _tenant(name: str | None) -> Tenant | None:
     from narthex.policy import load_policy
     from narthex.tenants.find import find_tenant
 
-    return find_tenant(name, load_policy())
+    tenant = find_tenant(name, load_policy())
+    tenant.must_be_ready()
+    return tenant
 
 
 def _threads(question: Question) -> tuple[int | None, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from narthex.errors import JournalError, NarthexError
+from narthex.errors import JournalError, NarthexError, UsageError
 from narthex.journal.rows import DecisionRow, SoakRow, StudyRow
 from narthex.memory.plan import Device
 from narthex.studies.records import Baseline, Decision, Question, StudyResult
@@ -66,6 +67,19 @@ def unfinished(
         soaked_knobs=tuple(soak.knobs for soak in soaks),
         finished=False,
     )
+
+
+def must_be_writable(path: Path) -> None:
+    """Raises UsageError where :func:`write_page` could not write: asked before minutes of measuring, not
+    after them. Nothing stays behind."""
+    try:
+        if path.exists():
+            path.open("ab").close()
+        else:  # tried rather than asked: root may write everywhere, but not in a folder that takes no files
+            folder = next(place for place in path.absolute().parents if place.exists())
+            tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UsageError(f"{path} can't be written: {error.strerror}.", hint="Name another file.") from error
 
 
 def write_page(result: StudyResult, path: Path, notes: Sequence[str] = ()) -> None:
