@@ -10,6 +10,7 @@ from narthex.engines.ollama.log import (
     access_lines,
     compute_devices,
     default_ctx_line,
+    is_start,
     last_load_command,
     parse_load,
     raw_lines,
@@ -449,3 +450,9 @@ def test_the_access_log() -> None:
             "127.0.0.1",
         )
         assert line.seconds == pytest.approx(seconds)
+
+
+def test_the_start_of_a_runner_is_known_in_every_era() -> None:
+    for words in ("starting llama-server", "starting llama server", "starting runner"):
+        assert is_start(f'time=2026-11-22T11:19:20.845Z level=INFO source=x.go:1 msg="{words}" cmd="x"')
+    assert not is_start('msg="llama-server started in 1.26 seconds"')

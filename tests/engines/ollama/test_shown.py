@@ -112,6 +112,11 @@ def test_the_first_of_several_files_in_a_modelfile_is_the_model() -> None:
     assert shown_blob(Show(modelfile="FROM llama3.2")) is None
 
 
+def test_the_folder_of_the_store_may_hold_blanks() -> None:
+    file = f"C:\\Users\\An Other\\.ollama\\models\\blobs\\sha256-{'1' * 64}"
+    assert shown_blob(Show(modelfile=f"# FROM x\n\nFROM {file}\nPARAMETER num_ctx 8\n")) == "1" * 64
+
+
 def shown(**more: Any) -> Show:
     return msgspec.convert({"model_info": LLAMA, "tensors": TENSORS, **more}, Show)
 

@@ -18,12 +18,12 @@ from narthex.engines.ollama.applied import differences, settled_ctx
 from narthex.engines.ollama.discovery import look_again
 from narthex.engines.ollama.eras import has, since
 from narthex.engines.ollama.failures import explain
-from narthex.engines.ollama.log import RunnerCommand, last_load_command, parse_load
+from narthex.engines.ollama.log import RunnerCommand, is_start, last_load_command, parse_load
 from narthex.engines.ollama.logs import LogSource, open_log
 from narthex.engines.ollama.options import against_parameters, options_for, parameters_of, refusal
 from narthex.engines.ollama.records import ApiError, Resident, Server
 from narthex.engines.ollama.running import LoadLog, RunningOllama
-from narthex.engines.ollama.served import LEAVE_S, LOAD_S, ServedModel, is_start, processor, spoken
+from narthex.engines.ollama.served import LEAVE_S, LOAD_S, ServedModel, processor, spoken
 from narthex.engines.ollama.server_wide import variant_of
 from narthex.engines.oom import oom_kills, oom_kills_since
 from narthex.errors import EngineError

@@ -23,6 +23,7 @@ __all__ = [
     "access_lines",
     "compute_devices",
     "default_ctx_line",
+    "is_start",
     "last_load",
     "last_load_command",
     "parse_load",
@@ -70,6 +71,11 @@ def parse_load(lines: Sequence[str], version: str) -> LoadReport:
         flash_attn=report.flash_attn if report.flash_attn is not None else flash,
         gaps=(*gaps, *_missing(buffers, command, entries(before), version)),
     )
+
+
+def is_start(line: str) -> bool:
+    """Whether Ollama logs here that it starts a runner, in the words of any era."""
+    return bool(_START.search(line))
 
 
 def last_load(lines: Sequence[str]) -> Sequence[str]:
@@ -142,7 +148,7 @@ def default_ctx_line(lines: Sequence[str]) -> int | None:
 
 def _around_last_start(lines: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """What was said between the last two starts of a runner, and from the last one on."""
-    starts = [index for index, line in enumerate(lines) if _START.search(line)]
+    starts = [index for index, line in enumerate(lines) if is_start(line)]
     if not starts:
         return (), lines
     previous = starts[-2] if len(starts) > 1 else 0

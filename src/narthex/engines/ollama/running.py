@@ -11,11 +11,11 @@ from typing import Any
 from narthex.engines._base import DeviceBuffers, Failure, LoadReport, StopReport
 from narthex.engines.ollama.entries import Access, access_lines
 from narthex.engines.ollama.failures import explain
-from narthex.engines.ollama.log import RunnerCommand, last_load_command
+from narthex.engines.ollama.log import RunnerCommand, is_start, last_load_command
 from narthex.engines.ollama.logs import LogSource
 from narthex.engines.ollama.options import command_options, describe_options
 from narthex.engines.ollama.records import ApiError, Resident
-from narthex.engines.ollama.served import LEAVE_S, WAIT_S, ServedModel, is_start, spoken
+from narthex.engines.ollama.served import LEAVE_S, WAIT_S, ServedModel, spoken
 from narthex.engines.ollama.server_wide import prompt_cache_bytes
 from narthex.engines.oom import oom_kills, oom_kills_since
 from narthex.host.facts import CardsBefore

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from narthex.engines.ollama import processes
 from narthex.engines.ollama.api import Api
-from narthex.engines.ollama.log import RunnerCommand, last_load_command, runner_command
+from narthex.engines.ollama.log import RunnerCommand, is_start, last_load_command, runner_command
 from narthex.engines.ollama.names import same, short
 from narthex.engines.ollama.records import ApiError, Resident, Server
+from narthex.engines.ollama.shown import shown_blob
 from narthex.errors import UsageError
 from narthex.host.gpu import VramReturn, open_nvml
 
@@ -23,8 +23,6 @@ PROCESS_S = 30.0  # for a process that Ollama no longer lists: it ends within a 
 LEAVE_S = 10.0  # where something went wrong or the user pressed Ctrl-C: nobody waits for a long answer
 LOAD_S = 900.0  # longer than any load: leaving early would end it, and 40 GB from a slow disk take minutes
 WAIT_S = 600.0  # an unload waits for the answers under way, and a long answer takes minutes
-_START = re.compile(r'msg="starting (?:llama-server|llama server|runner)"')
-_FROM = re.compile(r"^FROM\s+\S*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
 
 
 def _nothing() -> None:
@@ -133,10 +131,8 @@ class ServedModel:
         return None
 
     def _ask_blob(self, name: str) -> str | None:
-        """From the Modelfile that Ollama shows: it names the blob's file."""
         with contextlib.suppress(ApiError):
-            found = _FROM.search(self.api.show(name).modelfile)
-            return found[1] if found else None
+            return shown_blob(self.api.show(name))
         return None
 
 
@@ -161,8 +157,3 @@ def spoken(name: str) -> str:
         return short(name)
     except UsageError:
         return name
-
-
-def is_start(line: str) -> bool:
-    """Whether Ollama logs here that it starts a runner, in the words of any era."""
-    return bool(_START.search(line))

@@ -26,7 +26,7 @@ from narthex.models.inspection import ArrayLength, Inspection, TensorInfo
 from narthex.models.quants import TENSOR_TYPES, TYPE_IDS, tensor_bytes
 from narthex.units import format_size
 
-_BLOB = re.compile(r"^FROM\s+\S*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)
+_BLOB = re.compile(r"^FROM .*sha256[-:]([0-9a-f]{64})\s*$", re.MULTILINE)  # the store's path may hold blanks
 _KEPT = 1024  # numbers of a list that are kept, as from a file's header
 _NOT_FOUND = 404
 _NAMED = 5  # models that a hint lists
