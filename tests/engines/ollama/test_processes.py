@@ -171,6 +171,13 @@ def test_no_container_is_seen_where_there_is_none() -> None:
     assert processes.container_in(f"0::/system.slice/ollama.service\n4:memory:/jobs/{BLOB}") is None
 
 
+def test_a_server_beside_narthex_in_one_container_is_an_ordinary_process() -> None:
+    ours, other = f"12:memory:/docker/{BLOB}", f"12:memory:/docker/{BLOB[::-1]}"
+    assert processes.other_container(ours, ours) is None
+    assert processes.other_container(other, ours) == BLOB[::-1]
+    assert processes.other_container(other, "0::/") == BLOB[::-1]
+
+
 def make_store(folder: Path) -> Path:
     for name in ("manifests", "blobs"):
         (folder / name).mkdir(parents=True)

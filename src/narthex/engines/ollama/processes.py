@@ -137,8 +137,15 @@ def unit_in(cgroup: str) -> Unit | None:
 
 
 def container_id(pid: int) -> str | None:
-    """64 hex digits of the container that the process lives in."""
-    return container_in(_text(PROC / str(pid) / "cgroup"))
+    """64 hex digits of the container that the process lives in; None for one in narthex' own container, whose
+    files and addresses are the same as ours."""
+    return other_container(*(_text(PROC / name / "cgroup") for name in (str(pid), "self")))
+
+
+def other_container(cgroup: str, own: str) -> str | None:
+    """The container of a process, unless it is our own. Texts of /proc/PID/cgroup."""
+    found = container_in(cgroup)
+    return None if found == container_in(own) else found
 
 
 def container_in(cgroup: str) -> str | None:
