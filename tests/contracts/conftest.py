@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from urllib.error import HTTPError
@@ -50,11 +50,16 @@ def tuned(ollama: str, ollama_model: str) -> Iterator[str]:
 def unloaded(ollama: str, ollama_model: str) -> str:
     """The model, and it is not loaded."""
     call(ollama, "/api/generate", {"model": ollama_model, "keep_alive": 0})
-    until = time.monotonic() + SETTLE_S
-    while ollama_model in loaded(ollama) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert ollama_model not in loaded(ollama)
+    assert settles(lambda: ollama_model not in loaded(ollama))
     return ollama_model
+
+
+def settles(true: Callable[[], bool]) -> bool:
+    """Whether that comes true: Ollama answers a request before its scheduler has drawn the consequences."""
+    until = time.monotonic() + SETTLE_S
+    while not (found := true()) and time.monotonic() < until:
+        time.sleep(0.05)
+    return found
 
 
 def loaded(url: str) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.request
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 from urllib.error import HTTPError
 
@@ -13,6 +14,8 @@ import pytest
 from narthex.engines.ollama.eras import has
 from narthex.engines.ollama.names import parse_time
 from narthex.testing.real_ollama import call
+
+from .conftest import loaded, settles
 
 pytestmark = pytest.mark.engine
 
@@ -45,9 +48,13 @@ def lines_of(url: str, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def resident(ollama: str, name: str) -> dict[str, Any]:
-    found = {model["name"]: model for model in call(ollama, "/api/ps")["models"]}
+    found = loaded(ollama)
     assert name in found, f"{name} is not among {sorted(found)}"
-    return dict(found[name])
+    return found[name]
+
+
+def expires(ollama: str, name: str) -> datetime | None:
+    return parse_time(resident(ollama, name)["expires_at"])
 
 
 def test_it_says_its_version(ask: Callable[..., Any]) -> None:
@@ -87,7 +94,7 @@ def test_an_unload_answers_at_once_and_the_model_goes(
     ask("/api/generate", {"model": unloaded, "options": {"num_ctx": 512}})
     said = ask("/api/generate", {"model": unloaded, "keep_alive": 0})
     assert said["done_reason"] == "unload"
-    assert unloaded not in {model["name"] for model in ask("/api/ps")["models"]}
+    assert settles(lambda: unloaded not in loaded(ollama))
 
 
 def test_another_context_reloads_and_sampling_does_not(
@@ -108,15 +115,13 @@ def test_the_keep_alive_counts_from_the_end_of_a_request(
 ) -> None:
     options = {"num_ctx": 512}
     ask("/api/generate", {"model": unloaded, "options": options, "keep_alive": -1})
-    for_ever = parse_time(resident(ollama, unloaded)["expires_at"])
+    for_ever = expires(ollama, unloaded)
     assert for_ever is not None
     assert for_ever.year > 2300
     ask("/api/generate", {"model": unloaded, "options": options, "keep_alive": "10m"})
-    soon = parse_time(resident(ollama, unloaded)["expires_at"])
-    assert soon is not None
-    assert soon < for_ever
+    assert settles(lambda: (expires(ollama, unloaded) or for_ever) < for_ever)
     ask("/api/generate", {"model": unloaded, "options": options})
-    assert parse_time(resident(ollama, unloaded)["expires_at"]) not in (None, for_ever)
+    assert expires(ollama, unloaded) not in (None, for_ever)
 
 
 @pytest.mark.parametrize("text", ["600", "-1", "soon"])
@@ -183,7 +188,7 @@ def test_two_names_of_one_file_share_a_runner(
 ) -> None:
     ask("/api/generate", {"model": unloaded, "options": {"num_ctx": 512}})
     ask("/api/generate", {"model": tuned})
-    names = {model["name"] for model in ask("/api/ps")["models"]}
+    names = loaded(ollama)
     assert tuned in names
     assert unloaded not in names
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from .conftest import settles
+
 pytestmark = pytest.mark.engine
 FEW = {"num_predict": 6, "temperature": 0, "seed": 1, "num_ctx": 512}
 MADE = "narthex-test-by-client"
@@ -64,7 +66,7 @@ def test_ps_and_unload(client: Any, ollama_model: str) -> None:
     assert found.size > 0
     assert found.expires_at is not None
     client.generate(ollama_model, keep_alive=0)
-    assert ollama_model not in [model.model for model in client.ps().models]
+    assert settles(lambda: ollama_model not in [model.model for model in client.ps().models])
 
 
 def test_a_model_made_from_another(client: Any, made: str) -> None:

@@ -17,6 +17,8 @@ from narthex.engines.ollama.records import ApiError, Resident
 from narthex.host.collect import collect_host
 from narthex.knobs import KnobValues
 
+from .conftest import settles
+
 pytestmark = pytest.mark.engine
 LOAD_S = 600.0
 MADE = "narthex-test-applied"
@@ -56,7 +58,7 @@ def test_a_model_is_loaded_and_unloaded(api: Api, unloaded: str, knobs: KnobValu
     assert found.expires is not None
     assert found.context_length in (None, 512)
     api.unload(unloaded)
-    assert resident(api, unloaded) is None
+    assert settles(lambda: resident(api, unloaded) is None)
 
 
 def test_the_same_options_keep_the_runner(api: Api, unloaded: str, knobs: KnobValues) -> None:
@@ -95,7 +97,7 @@ def test_the_loader_brings_up_a_setting_and_leaves_nothing(
     server = find_server(ollama)
     engine = engine_of(server, collect_host(), open_log(server))
     loader = OllamaLoader(server, engine, unloaded, blob=None, log_dir=tmp_path)
-    with loader.load(knobs, quiet) as running:
+    with loader.load(knobs.with_(**engine.limits.fixed), quiet) as running:
         assert running.alive()
         assert running.served_as
         assert running.report.num_ctx in (None, 512)

@@ -391,12 +391,6 @@ def test_a_server_is_looked_at_again_by_its_address() -> None:
     assert (again.pid, again.version) == (other, "0.30.0")
 
 
-@pytest.mark.skipif("NARTHEX_TEST_OLLAMA" not in os.environ, reason="no real Ollama is named")
-def test_a_real_ollama_is_found() -> None:
-    server = find_server(os.environ["NARTHEX_TEST_OLLAMA"])
-    assert server.era in "ABCDEF"
-
-
 # --- a fake Ollama that computes with a real llama-server ---
 
 
