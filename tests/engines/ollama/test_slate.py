@@ -20,11 +20,13 @@ from narthex.engines.ollama import notes
 from narthex.engines.ollama.activity import busy_models
 from narthex.engines.ollama.discovery import find_server
 from narthex.engines.ollama.records import Server
+from narthex.engines.ollama.restoring import TRIES
 from narthex.engines.ollama.served import ServedModel
 from narthex.engines.ollama.slate import Slate, clean_slate
 from narthex.errors import EngineError
 from narthex.testing.fake_ollama import FakeOllama
 from narthex.testing.real_ollama import call
+from narthex.testing.residents import stays_forever
 
 pytestmark = pytest.mark.engine
 SMALL = {"num_ctx": 512, "num_thread": 1}
@@ -190,7 +192,7 @@ def test_the_next_run_puts_back_what_a_killed_one_left_and_lets_go_of_its_model(
     with clean_slate(server, say=said.append):
         assert listed(fake) == {}
     assert any("left behind by an interrupted narthex" in words for words in said)
-    assert any("loaded before an interrupted run" in words for words in said)
+    assert any("loaded before an earlier run, and that run was interrupted" in words for words in said)
     assert set(listed(fake)) == {"small:latest"}
     assert listed(fake)["small:latest"]["context_length"] == 768
     assert notes.read_note(server.url) is None
@@ -201,9 +203,97 @@ def test_a_short_stay_that_is_over_since_a_killed_run_is_not_brought_back(
 ) -> None:
     former = notes.Former(name="small:latest", seconds_left=100)
     notes.write_note(notes.Note(url=server.url, pid=1, at=time.time() - 500, formers=(former,)))
-    with clean_slate(server, say=print) as slate:
+    said: list[str] = []
+    with clean_slate(server, say=said.append) as slate:
         assert slate.formers == ()
+    assert "small:latest was loaded before an interrupted run; its time is over by now." in said
     assert listed(fake) == {}
+
+
+@pytest.fixture
+def breakable(fake: FakeOllama) -> Iterator[Callable[[bool], None]]:
+    """Damages the file of «small», and repairs it."""
+    blob = fake.blob("small", own=True)
+    whole = blob.read_bytes()
+
+    def damage(broken: bool) -> None:
+        blob.write_bytes(whole[:100_000] if broken else whole)
+
+    yield damage
+    damage(False)
+
+
+def test_what_can_not_be_put_back_is_tried_again_by_the_next_run(
+    fake: FakeOllama, server: Server, breakable: Callable[[bool], None]
+) -> None:
+    load(fake, "small", -1, num_ctx=768)
+    said: list[str] = []
+    with clean_slate(server, say=said.append):
+        notes.add_ours(server.url, "small-tuned")
+        breakable(True)
+    assert listed(fake) == {}
+    assert said[-1].startswith("small:latest could not be put back: ")
+    assert said[-1].endswith('. The next run tries again; by hand: ollama run small:latest "".')
+    note = notes.read_note(server.url)
+    assert note is not None
+    assert [(former.name, former.failed) for former in note.formers] == [("small:latest", 1)]
+    assert note.ours == ()  # what the user loads next is theirs
+
+    breakable(False)
+    with clean_slate(server, say=said.append):
+        pass
+    assert any("an earlier run could not put it back" in words for words in said)
+    assert listed(fake)["small:latest"]["context_length"] == 768
+    assert stays_forever(listed(fake)["small:latest"])
+    assert notes.read_note(server.url) is None
+
+
+def test_after_three_runs_it_is_left_alone(
+    fake: FakeOllama, server: Server, breakable: Callable[[bool], None]
+) -> None:
+    breakable(True)
+    former = notes.Former(name="small:latest", forever=True, failed=TRIES - 1)
+    notes.write_note(notes.Note(url=server.url, pid=1, at=time.time(), formers=(former,)))
+    said: list[str] = []
+    with clean_slate(server, say=said.append):
+        pass
+    assert said[-1].endswith(
+        f'. That was time {TRIES}, so it is left alone; by hand: ollama run small:latest "".'
+    )
+    assert notes.read_note(server.url) is None
+
+
+def test_ctrl_c_while_it_is_put_back_leaves_it_to_the_next_run(fake: FakeOllama, server: Server) -> None:
+    load(fake, "small", -1, num_ctx=768)
+    process = sweep_in_a_process(fake)
+    process.send_signal(signal.SIGINT)
+    while not (pids := fake.runner_pids()):
+        assert process.poll() is None
+    os.kill(pids[0], signal.SIGSTOP)  # the load hangs
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    fake.kill_runner()
+    assert 'the next run puts back small:latest; by hand: ollama run small:latest ""' in said
+    note = notes.read_note(server.url)
+    assert note is not None
+    assert [former.name for former in note.formers] == ["small:latest"]
+    with clean_slate(server, say=print):
+        pass
+    assert listed(fake)["small:latest"]["context_length"] == 768
+
+
+def test_a_sweep_that_was_refused_leaves_an_older_note_alone(fake: FakeOllama, server: Server) -> None:
+    former = notes.Former(name="small-tuned:latest", forever=True)
+    notes.write_note(notes.Note(url=server.url, pid=1, at=time.time(), formers=(former,)))
+    with answering(fake, "small", 150):
+        slate = Slate(server, print, lambda question: False, None, ask_s=0)
+        with pytest.raises(EngineError, match="nothing was unloaded"):
+            slate.sweep()
+        slate.put_back()
+        assert list(listed(fake)) == ["small:latest"]
+    note = notes.read_note(server.url)
+    assert note is not None
+    assert note.formers == (former,)
 
 
 def test_a_second_narthex_is_refused_while_the_first_works(fake: FakeOllama, server: Server) -> None:

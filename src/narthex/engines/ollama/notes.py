@@ -30,6 +30,7 @@ class Former(msgspec.Struct, frozen=True, kw_only=True):
     seconds_left: float | None = None  # of its keep-alive when the note was written; None: unknown
     context_length: int | None = None  # of one slot
     options: dict[str, Any] = {}  # what its runner was started with, as far as a command line told
+    failed: int = 0  # times that it could not be put back
 
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +38,7 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
 
     url: str
     pid: int  # of the narthex that wrote it
-    at: float  # seconds since the epoch
+    at: float  # seconds since the epoch; what is left of the models' stays counts from here
     formers: tuple[Former, ...] = ()
     ours: tuple[str, ...] = ()  # models that narthex loaded: they are not put back
 

@@ -1,7 +1,12 @@
-"""Bringing back what was loaded: in the old order, with its context and as long as it would have stayed."""
+"""Bringing back what was loaded: in the old order, with its context and as long as it would have stayed.
+
+What can't be brought back now stays on the note, so that the next run tries again, a few times.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +22,16 @@ from narthex.engines.ollama.notes import Former, Note
 from narthex.engines.ollama.options import command_options, describe_options
 from narthex.engines.ollama.records import ApiError, Resident, Server
 from narthex.engines.ollama.served import LEAVE_S, ServedModel, spoken
+from narthex.errors import EngineError
 from narthex.units import format_duration
 
 SERVER_S = 20.0  # at most, for a server that was just started anew
+TRIES = 3  # runs that try to put one model back
 
 
 class Restorer:
-    """Puts back what a note names, one model after the other; each that is back leaves the note."""
+    """Puts back what a note names, one model after the other; each that is back leaves the note, and so does
+    one that is gone for good, or that could not be put back :data:`TRIES` times."""
 
     def __init__(self, server: Server, say: Callable[[str], None]) -> None:
         self._server = server
@@ -31,15 +39,17 @@ class Restorer:
 
     def put_back(self, note: Note) -> None:
         """Never raises but for Ctrl-C; then the note keeps what is missing, for the next run."""
+        note = _remembered(msgspec.structs.replace(note, at=time.time()))
         if not self._answers():  # by now it may be another process, in another container
             if note.formers:
                 names = ", ".join(spoken(former.name) for former in note.formers)
                 self._say(f"Ollama does not answer, so {names} could not be put back; the next run does it.")
             return
-        for name in note.ours:
-            self._let_go(name)
+        stuck = tuple(name for name in note.ours if not self._let_go(name))
+        note = _remembered(msgspec.structs.replace(note, ours=stuck))
         # Ollama lists what expires last first: loaded the other way round, the list is as it was.
         for former in reversed(note.formers):
+            again: Former | None = None
             try:
                 self._say(self._put_back(former))
             except ApiError as error:
@@ -47,12 +57,24 @@ class Restorer:
                     name = spoken(former.name)
                     self._say(f"{name} could not be put back: Ollama went away. The next run does it.")
                     return
-                self._say(f"{spoken(former.name)} could not be put back: {error.text}.")
-            note = msgspec.structs.replace(
-                note, formers=tuple(one for one in note.formers if one.name != former.name)
-            )
-            notes.write_note(note)
-        notes.drop_note(note.url)
+                again = self._once_more(former, error)
+            note = _remembered(_with(note, former, again))
+        if not note.formers:
+            notes.drop_note(note.url)
+
+    def _once_more(self, former: Former, error: ApiError) -> Former | None:
+        """What the next run shall try; None where it is no use. Says which of the two."""
+        name = spoken(former.name)
+        problem = f"{name} could not be put back: {error.text.rstrip('.')}."
+        if error.status == http.client.NOT_FOUND:
+            self._say(problem)
+            return None
+        failed = former.failed + 1
+        more = (
+            "The next run tries again" if failed < TRIES else f"That was time {failed}, so it is left alone"
+        )
+        self._say(f"{problem} {more}; {by_hand(name)}.")
+        return msgspec.structs.replace(former, failed=failed) if failed < TRIES else None
 
     def _put_back(self, former: Former) -> str:
         """What to say of it. Raises ApiError."""
@@ -82,11 +104,12 @@ class Restorer:
         command = model.command(log.start() if log is not None else ())
         return command_options(command) if command is not None else {}
 
-    def _let_go(self, name: str) -> None:
+    def _let_go(self, name: str) -> bool:
         try:
-            ServedModel(self._server, name).unload(wait_s=LEAVE_S)
+            return ServedModel(self._server, name).unload(wait_s=LEAVE_S)
         except ApiError as error:
             self._say(f"{spoken(name)} could not be unloaded: {error.text}.")
+            return False
 
     def _answers(self) -> bool:
         until = time.monotonic() + min(SERVER_S, settings.get("ollama_wait"))
@@ -99,6 +122,24 @@ class Restorer:
                 time.sleep(0.5)
             else:
                 return True
+
+
+def by_hand(name: str) -> str:
+    """How a person loads a model, without asking it anything."""
+    return f'by hand: ollama run {name} ""'
+
+
+def _with(note: Note, former: Former, again: Former | None) -> Note:
+    """The note with ``again`` in a model's place, or without it."""
+    kept = (again if one.name == former.name else one for one in note.formers)
+    return msgspec.structs.replace(note, formers=tuple(one for one in kept if one is not None))
+
+
+def _remembered(note: Note) -> Note:
+    """The note, on paper where there is room: an older one names what is back already, which does no harm."""
+    with contextlib.suppress(EngineError):
+        notes.write_note(note)
+    return note
 
 
 def _listed(model: ServedModel) -> Resident | None:

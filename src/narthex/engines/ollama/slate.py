@@ -17,7 +17,7 @@ from narthex.engines.ollama.hand import Hand
 from narthex.engines.ollama.logs import open_log
 from narthex.engines.ollama.notes import Former, Note
 from narthex.engines.ollama.records import ApiError, Resident, Server
-from narthex.engines.ollama.restoring import Restorer
+from narthex.engines.ollama.restoring import Restorer, by_hand
 from narthex.engines.ollama.served import ServedModel, spoken
 from narthex.errors import EngineError
 from narthex.host.gpu import VramReturn, read_gpus
@@ -70,6 +70,7 @@ class Slate:
         self._ask_s, self._patience_s = ask_s, patience_s
         self._say, self._ask, self._hand = say, ask, hand
         self._api = ServedModel(server, "").api
+        self._noted = False
 
     def sweep(self) -> None:
         """Tell what is loaded, wait for answers under way, note it down, unload it. Raises EngineError."""
@@ -85,16 +86,18 @@ class Slate:
             raise to_error(error, self.server.url, "unload its models") from error
 
     def put_back(self) -> None:
-        """Load again what was loaded; what can't be is said. Says nothing where there was nothing."""
+        """Load again what was loaded; what can't be is said. Says nothing where there was nothing, and does
+        nothing where the sweep did not get as far as changing something."""
         note = notes.read_note(self.server.url)
-        if note is None:
+        if note is None or not self._noted:
             return
         try:
             Restorer(self.server, self._say).put_back(note)
         except KeyboardInterrupt:
             left = notes.read_note(self.server.url)
-            names = ", ".join(spoken(former.name) for former in left.formers) if left is not None else ""
-            self._say(f"Interrupted; the next run puts back {names or 'what is missing'}.")
+            for former in left.formers if left is not None else ():
+                name = spoken(former.name)
+                self._say(f"Interrupted; the next run puts back {name}; {by_hand(name)}.")
             raise
 
     def _tell(self, residents: Sequence[Resident]) -> None:
@@ -134,6 +137,7 @@ class Slate:
         notes.write_note(
             Note(url=self.server.url, pid=os.getpid(), at=time.time(), formers=self.formers, ours=ours)
         )
+        self._noted = True
 
     def _listed(self, models: Sequence[ServedModel]) -> Iterator[tuple[ServedModel, Resident]]:
         residents = {resident.name: resident for resident in self._api.ps()}
@@ -145,12 +149,15 @@ class Slate:
         known = {former.name for former in found}
         kept: list[Former] = []
         for former in left.formers:
-            rest = former.seconds_left - passed if former.seconds_left is not None else None
-            if former.name in known or (not former.forever and (rest is None or rest <= 0)):
+            if former.name in known:
                 continue
-            self._say(
-                f"{spoken(former.name)} was loaded before an interrupted run; it is put back at the end."
-            )
+            name = spoken(former.name)
+            rest = former.seconds_left - passed if former.seconds_left is not None else None
+            if not former.forever and (rest is None or rest <= 0):
+                self._say(f"{name} was loaded before an interrupted run; its time is over by now.")
+                continue
+            how = "an earlier run could not put it back" if former.failed else "that run was interrupted"
+            self._say(f"{name} was loaded before an earlier run, and {how}; it is put back at the end.")
             kept.append(msgspec.structs.replace(former, seconds_left=rest))
         return kept
 
