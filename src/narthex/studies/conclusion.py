@@ -10,6 +10,7 @@ import msgspec
 
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
+from narthex.studies.feasibility import needs_as_much
 from narthex.studies.objective import best_record, measured_utility, turn_speeds, utility
 from narthex.studies.records import Baseline, Question
 from narthex.studies.space import Space
@@ -153,9 +154,7 @@ def limits_of(question: Question, space: Space, chosen: TrialRecord, history: Se
         layers = chosen.observation.report.offloaded_layers
     share = space.cpu_share(knobs, layers)
     if share > 0 and space.has_gpu:
-        failed = [r for r in history if r.observation.outcome.is_memory]
-        proof = f" ({failed[-1].trial.knobs.describe()}: {failed[-1].observation.reason})" if failed else ""
-        return f"GPU memory: {layers} of {space.all_layers} layers are on the card{proof}."
+        return _split_words(question, space, knobs.with_(gpu_layers=layers), share, history)
     roof = chosen.observation.bandwidth_share
     if roof is not None:
         return f"Memory bandwidth: decoding reaches {roof:.0%} of what the memory can deliver."
@@ -166,6 +165,49 @@ def limits_of(question: Question, space: Space, chosen: TrialRecord, history: Se
         return ""
     decode = question.turn.generate / speeds[1] / speeds[0]
     return f"The card itself: all layers are on it, and {decode:.0%} of a turn is decoding."
+
+
+def _split_words(
+    question: Question, space: Space, knobs: KnobValues, share: float, history: Sequence[TrialRecord]
+) -> str:
+    """Why a setting leaves a part of the model in main memory: the user's wish, speed, or no room."""
+    where = f"{knobs.gpu_layers} of {space.all_layers} layers are on the card"
+    if knobs.cpu_moe:
+        where += f", with the experts of {knobs.cpu_moe} of them in main memory"
+    if pinned := [name for name in ("gpu_layers", "cpu_moe") if name in question.pins]:
+        return f"What you fixed ({', '.join(pinned)}): {where}."
+    failed = [record for record in history if record.observation.outcome.is_memory]
+    proof = f" ({failed[-1].trial.knobs.describe()}: {failed[-1].observation.reason})" if failed else ""
+    room = _room_for_more(space, knobs, share, history)
+    if room is None:
+        return f"GPU memory: {where}{proof}."
+    return f"Speed, and not GPU memory: {where}, and {room}."
+
+
+def _room_for_more(
+    space: Space, knobs: KnobValues, share: float, history: Sequence[TrialRecord]
+) -> str | None:
+    """Words on a setting that puts more on the card and asks for no less of anything else: it ran, or by the
+    plan it would. None where there is none, so that memory is what limits."""
+    ran = (r for r in space.comparable(history) if r.observation.outcome is Outcome.DONE)
+    for other in map(_placed, ran):
+        if needs_as_much(other, knobs) and space.cpu_share(other) < share:
+            return "with more of them a turn was no faster"
+    failed = [r.trial.knobs for r in history if r.observation.outcome.is_memory]
+    for candidate in space.candidates:
+        fits = candidate.margin_bytes is not None and candidate.margin_bytes >= 0
+        more = candidate.cpu_share < share and needs_as_much(candidate.knobs, knobs)
+        if fits and more and not any(needs_as_much(candidate.knobs, other) for other in failed):
+            return "more of them fit by the plan"
+    return None
+
+
+def _placed(record: TrialRecord) -> KnobValues:
+    """A trial's setting with the layers that were really on the GPU."""
+    knobs, report = record.trial.knobs, record.observation.report
+    if knobs.gpu_layers is None and report is not None and not report.splits_layers:
+        return knobs.with_(gpu_layers=report.offloaded_layers)
+    return knobs
 
 
 def beside_house(answer: Answer, ratio: float | None) -> Answer:
