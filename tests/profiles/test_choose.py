@@ -130,6 +130,12 @@ def test_a_soak_that_was_stopped_adds_its_time_and_proves_nothing() -> None:
     assert with_soak(profile(), report).soak_s == 210
 
 
+@pytest.mark.parametrize("outcome", [Outcome.QUEUE_FULL, Outcome.CLIENT_GONE])
+def test_a_soak_that_others_cut_off_takes_no_proof_away(outcome: Outcome) -> None:
+    cut_off = soak_report(20, outcome=outcome)
+    assert (with_soak(profile(), cut_off).proven, with_soak(profile(), cut_off).soak_s) == (True, 150)
+
+
 @pytest.mark.parametrize(
     ("served_as", "expected"),
     [

@@ -16,6 +16,7 @@ from narthex.host.facts import HostFacts
 from narthex.outcomes import Outcome
 from narthex.profiles.profile import Profile
 from narthex.studies.records import StudyResult
+from narthex.studies.stopping import OTHERS
 from narthex.trials.soak import SoakReport
 from narthex.trials.trial import TrialRecord
 
@@ -77,14 +78,15 @@ def profile_from(
 def with_soak(profile: Profile, report: SoakReport) -> Profile:
     """The profile after one more soak: a good one adds its seconds, a bad one takes the proof away.
 
-    One that the user stopped adds what it survived, and proves or disproves nothing.
+    One that the user stopped adds what it survived, and proves or disproves nothing; nor does one that others
+    cut off, as with a queue that is full.
     """
     stopped = report.outcome is Outcome.INTERRUPTED
     good = report.outcome is Outcome.DONE
     return msgspec.structs.replace(
         profile,
         soak_s=profile.soak_s + (report.seconds if good or stopped else 0.0),
-        proven=profile.proven if stopped else good,
+        proven=profile.proven if stopped or report.outcome in OTHERS else good,
     )
 
 
