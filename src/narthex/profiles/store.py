@@ -20,7 +20,7 @@ def save_profile(journal: Journal, profile: Profile) -> Profile:
     for row in journal.profile_bodies():
         if row.name == profile.name and row.model_identity != profile.model.identity:
             profile = msgspec.structs.replace(
-                profile, name=f"{profile.name}-{profile.model.identity[:6].lower()}"
+                profile, name=f"{profile.name}-{profile.model.identity.removeprefix('ollama:')[:6].lower()}"
             )
             break
     journal.append_profile(profile.name, profile.model.identity, msgspec.json.encode(profile))
