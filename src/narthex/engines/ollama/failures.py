@@ -50,6 +50,10 @@ _OWN_LATER: tuple[tuple[Outcome, re.Pattern[str]], ...] = (
         Outcome.OUT_OF_MEMORY,
         re.compile(
             r"memory layout cannot be allocated|unable to load full model on GPU|runtime OOM detected"
+            # What Ollama itself takes for missing memory. Pinned memory falls back to ordinary memory.
+            r"|^(?!.*pinned memory).*(?:out of (?:device )?memory|failed to allocate|allocation failed"
+            r"|(?:not enough|insufficient) memory|(?:cuda|hip)malloc failed|erroroutofmemory)",
+            re.IGNORECASE,
         ),
     ),
     (
