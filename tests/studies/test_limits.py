@@ -17,10 +17,12 @@ from narthex.studies.limits import (
 )
 from narthex.testing.study_builders import question
 
-WHERE = "OLLAMA_KV_CACHE_TYPE of the server"
+VARIABLE = "OLLAMA_KV_CACHE_TYPE"
+WHY = f"{VARIABLE} is not set on the server"
 SERVER = Limits(
     fixed={"kv_type": "f16", "flash_attn": "auto", "parallel": 1, "cpu_moe": 0},
-    why={"kv_type": WHERE, "parallel": "OLLAMA_NUM_PARALLEL of the server"},
+    why={"kv_type": WHY, "parallel": "the server has OLLAMA_NUM_PARALLEL=1"},
+    variables={"kv_type": VARIABLE, "parallel": "OLLAMA_NUM_PARALLEL"},
     one_batch=True,
 )
 
@@ -33,8 +35,8 @@ def by_context(total_ctx: int) -> int:
     ("asked", "words"),
     [
         ({"parallel": 4}, ("--parallel", "4", "OLLAMA_NUM_PARALLEL")),
-        ({"allow_kv": ("f16", "q8_0", "q4_0")}, ("--kv-type", "q4_0", WHERE)),
-        ({"pins": {"kv_type": "q8_0"}}, ("--kv-type", "q8_0", WHERE)),
+        ({"allow_kv": ("f16", "q8_0", "q4_0")}, ("--kv-type", "q4_0", WHY)),
+        ({"pins": {"kv_type": "q8_0"}}, ("--kv-type", "q8_0", WHY)),
         ({"pins": {"cpu_moe": 4}}, ("--cpu-moe", "4")),
         ({"pins": {"batch": 512, "ubatch": 128}}, ("512", "128", "one value for both")),
         ({"current": KnobValues(kv_type="q8_0")}, ("What you run now", "q8_0")),
@@ -62,8 +64,20 @@ def test_a_server_with_more_slots_answers_a_question_that_names_none() -> None:
 
 def test_a_kv_type_that_nobody_can_plan_for_is_one_sentence() -> None:
     with pytest.raises(UsageError, match="q5_1") as caught:
-        check_question(question(), Limits(fixed={"kv_type": "q5_1"}, why={"kv_type": WHERE}))
-    assert WHERE in caught.value.hint
+        check_question(question(), Limits(fixed={"kv_type": "q5_1"}, variables={"kv_type": VARIABLE}))
+    assert caught.value.hint == (
+        f"Set {VARIABLE} on the server to one of f16, q8_0, q4_0, restart it and begin again."
+    )
+
+
+def test_the_way_out_names_the_variable_and_not_the_reason() -> None:
+    with pytest.raises(UsageError) as caught:
+        check_question(question(pins={"kv_type": "q8_0"}), SERVER)
+    assert caught.value.message.endswith(f"the server runs every load with f16 ({WHY}).")
+    assert caught.value.hint == f"Leave it out; or set {VARIABLE} on the server, restart it and begin again."
+    with pytest.raises(UsageError) as caught:
+        check_question(question(pins={"cpu_moe": 4}), SERVER)
+    assert caught.value.hint == "Leave it out: this server has no such setting."
 
 
 def test_one_of_the_two_batches_fixes_both() -> None:

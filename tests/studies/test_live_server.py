@@ -28,7 +28,7 @@ MODELLED = machine(
 )
 LIMITS = Limits(
     fixed={"kv_type": "f16", "flash_attn": "auto", "parallel": 1, "cpu_moe": 0},
-    why={"kv_type": "OLLAMA_KV_CACHE_TYPE of the server"},
+    why={"kv_type": "OLLAMA_KV_CACHE_TYPE is not set on the server"},
     one_batch=True,
 )
 MODEL = ModelRef(path="/blobs/sha256-1", identity="dense", name="Dense", layers=16, served_as="dense:7b")

@@ -23,7 +23,7 @@ GPU = Device(name="CUDA0", kind="gpu", free_bytes=FREE, total_bytes=FREE)
 MODELLED = machine(all_layers=17, layer_bytes=416 * MIB, kv_bytes=4096, gpu_free_bytes=FREE - 600 * MIB)
 SERVER = Limits(
     fixed={"kv_type": "f16", "flash_attn": "auto", "parallel": 1, "cpu_moe": 0},
-    why={"kv_type": "OLLAMA_KV_CACHE_TYPE of the server"},
+    why={"kv_type": "OLLAMA_KV_CACHE_TYPE is not set on the server"},
     one_batch=True,
 )
 LONG = question(min_ctx=32768, pins={"batch": 512, "ubatch": 512})

@@ -32,12 +32,14 @@ LOGITS_FOR_SLOTS = "logits-for-slots"
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine can't be asked for with one load.
 
-    ``fixed`` holds knobs that are the same for every load, with the value they have; ``why`` tells for each
-    of them where it comes from («OLLAMA_KV_CACHE_TYPE of the server»).
+    ``fixed`` holds knobs that are the same for every load, with the value they have. For each of them ``why``
+    tells in a clause how it got that («the server has OLLAMA_KV_CACHE_TYPE=q8_0»), and ``variables`` what
+    would change it: a variable of the server's environment.
     """
 
     fixed: dict[str, Any] = {}
     why: dict[str, str] = {}
+    variables: dict[str, str] = {}
     one_batch: bool = False  # batch and micro-batch are one value
 
 

@@ -27,6 +27,7 @@ VARIABLES = {
 UNSET = Limits(
     fixed={"kv_type": "f16", "flash_attn": "auto", "parallel": 1, "cpu_moe": 0},
     why={knob: f"{variable} is not set" for knob, variable in VARIABLES.items()},
+    variables=VARIABLES,
     one_batch=True,
 )
 """A server with none of its variables set."""

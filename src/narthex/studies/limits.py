@@ -66,10 +66,10 @@ def _check_kv_type(limits: Limits) -> None:
     """The planner knows the sizes of a few types only."""
     fixed, known = limits.fixed.get("kv_type", "f16"), BY_NAME["kv_type"].choices
     if fixed not in known:
-        where = limits.why.get("kv_type", "that setting of the server")
+        change = _change(limits, "kv_type")
         raise UsageError(
             f"The server keeps its KV cache as {fixed}, which narthex can't plan for.",
-            hint=f"Change {where} to one of {', '.join(known)}, restart the server and begin again.",
+            hint=f"{change[:1].upper()}{change[1:]} to one of {', '.join(known)}, restart it and begin again.",
         )
 
 
@@ -134,9 +134,14 @@ def _refused(limits: Limits, name: str, value: Any) -> UsageError:
 
 
 def _hint(limits: Limits, name: str = "") -> str:
-    variable = limits.why.get(name, "").partition(" ")[0]
-    where = f"set {variable} on the server" if variable.isupper() else "change that setting of the server"
-    return f"Leave it out; or {where}, restart it and begin again."
+    if name in limits.fixed and limits.variables and name not in limits.variables:
+        return "Leave it out: this server has no such setting."
+    return f"Leave it out; or {_change(limits, name)}, restart it and begin again."
+
+
+def _change(limits: Limits, name: str) -> str:
+    variable = limits.variables.get(name)
+    return f"set {variable} on the server" if variable else "change that setting of the server"
 
 
 def _two_batches(batch: Any, ubatch: Any) -> UsageError:

@@ -67,7 +67,7 @@ def with_limits(limits: Limits, proposal: ServerProposal) -> Limits:
     return msgspec.structs.replace(
         limits,
         fixed={**limits.fixed, **proposal.fixed},
-        why={**limits.why, **dict.fromkeys(proposal.fixed, proposal.words)},
+        why={**limits.why, **dict.fromkeys(proposal.fixed, f"the server has {proposal.words}")},
     )
 
 

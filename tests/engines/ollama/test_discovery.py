@@ -318,7 +318,8 @@ def test_an_engine_tells_only_settings_that_are_not_the_defaults() -> None:
     assert plain.limits.why["kv_type"] == "OLLAMA_KV_CACHE_TYPE is not set on the server"
     assert tuned.variant == "kv=q8_0 flash=on slots=2 ctx=8192 fit=512"
     assert tuned.limits.fixed == {"kv_type": "q8_0", "flash_attn": "on", "parallel": 2, "cpu_moe": 0}
-    assert tuned.limits.why["kv_type"] == "OLLAMA_KV_CACHE_TYPE of the server"
+    assert tuned.limits.why["kv_type"] == "the server has OLLAMA_KV_CACHE_TYPE=Q8_0"
+    assert plain.limits.variables["kv_type"] == "OLLAMA_KV_CACHE_TYPE"
 
 
 def test_an_old_ollama_has_the_defaults_of_its_time() -> None:
@@ -326,6 +327,8 @@ def test_an_old_ollama_has_the_defaults_of_its_time() -> None:
     with little_ollama(env) as (port, _):
         engine = engine_of(find_server(f":{port}"), host(), None)
     assert engine.limits.fixed == {"kv_type": "f16", "flash_attn": "off", "parallel": 4, "cpu_moe": 0}
+    assert engine.limits.why["kv_type"] == "Ollama reads OLLAMA_KV_CACHE_TYPE since 0.5.0"
+    assert set(engine.limits.variables) == {"flash_attn", "parallel"}
     assert engine.variant == ""
 
 

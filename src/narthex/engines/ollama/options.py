@@ -106,7 +106,7 @@ def refusal(knobs: KnobValues, limits: Limits) -> str | None:
     for name, fixed in limits.fixed.items():
         asked = getattr(knobs, name)
         if asked != fixed and not (name == "flash_attn" and asked == "auto"):
-            why = limits.why.get(name, "a setting of the server")
+            why = limits.why.get(name, "it is a setting of the whole server")
             flag = BY_NAME[name].flag
             return f"{flag} {asked} can't be asked for with a load: this Ollama runs with {fixed} ({why})."
     return None

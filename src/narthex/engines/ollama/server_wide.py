@@ -31,6 +31,7 @@ _PREFIXES = (
 _SECRET = ("KEY", "TOKEN", "PASSWORD", "SECRET")
 START_LINES = 2000  # within these a start says what it found, at OLLAMA_DEBUG=2 too
 _FLASH = "OLLAMA_FLASH_ATTENTION"
+_KV = "OLLAMA_KV_CACHE_TYPE"
 _FALSE = ("0", "f", "false")  # as Go reads a boolean; any other text counts as true
 _FIT = "LLAMA_ARG_"
 # llama-server's own variables for what Ollama always passes as a flag have no effect.
@@ -45,6 +46,13 @@ _KNOWN = {
     f"{_FIT}CACHE_RAM": "cache_ram",
 }
 _SHOWN_IN_KV = (f"{_FIT}CACHE_TYPE_K", f"{_FIT}CACHE_TYPE_V")
+_SINCE = {"kv_type": "kv_cache_type", "cpu_moe": "fit"}  # knob → what an Ollama must have for it
+_VARIABLES = {
+    "kv_type": _KV,
+    "flash_attn": _FLASH,
+    "parallel": "OLLAMA_NUM_PARALLEL",
+    "cpu_moe": f"{_FIT}N_CPU_MOE",
+}
 
 
 def effective_env(lines: Sequence[str], raw: Mapping[str, str]) -> dict[str, str]:
@@ -62,20 +70,31 @@ def effective_env(lines: Sequence[str], raw: Mapping[str, str]) -> dict[str, str
 
 def limits_of(env: Mapping[str, str], version: str) -> Limits:
     """The knobs that are the same for every load on a server with these settings."""
-    rows = {
-        "kv_type": (_kv_type(env, version), "OLLAMA_KV_CACHE_TYPE"),
-        "flash_attn": (_flash(env, version), _FLASH),
-        "parallel": (_parallel(env, version), "OLLAMA_NUM_PARALLEL"),
-        "cpu_moe": (_cpu_moe(env, version), f"{_FIT}N_CPU_MOE"),
-    }
     return Limits(
-        fixed={knob: value for knob, (value, _) in rows.items()},
-        why={
-            knob: f"{name} of the server" if name in env else f"{name} is not set on the server"
-            for knob, (_, name) in rows.items()
+        fixed={
+            "kv_type": _kv_type(env, version),
+            "flash_attn": _flash(env, version),
+            "parallel": _parallel(env, version),
+            "cpu_moe": _cpu_moe(env, version),
         },
+        why={knob: _why(env, version, knob) for knob in _VARIABLES},
+        variables={knob: name for knob, name in _VARIABLES.items() if _counts(version, knob)},
         one_batch=True,
     )
+
+
+def _counts(version: str, knob: str) -> bool:
+    feature = _SINCE.get(knob)
+    return feature is None or eras.has(version, feature)
+
+
+def _why(env: Mapping[str, str], version: str, knob: str) -> str:
+    name = _VARIABLES[knob]
+    if not _counts(version, knob):
+        return f"Ollama reads {name} since {eras.since(_SINCE[knob])}"
+    below = _SHOWN_IN_KV[0] if name == _KV else name
+    told = next((each for each in (name, below) if env.get(each)), None)
+    return f"the server has {told}={env[told]}" if told else f"{name} is not set on the server"
 
 
 def variant_of(env: Mapping[str, str], version: str) -> str:
@@ -133,7 +152,7 @@ def _kv_type(env: Mapping[str, str], version: str) -> str:
     if not eras.has(version, "kv_cache_type"):
         return "f16"
     below = env.get(f"{_FIT}CACHE_TYPE_K", "") if eras.has(version, "fit") else ""
-    return (env.get("OLLAMA_KV_CACHE_TYPE", "") or below or "f16").lower()
+    return (env.get(_KV, "") or below or "f16").lower()
 
 
 def _flash(env: Mapping[str, str], version: str) -> str:
