@@ -66,7 +66,7 @@ def test_a_kv_type_that_nobody_can_plan_for_is_one_sentence() -> None:
     with pytest.raises(UsageError, match="q5_1") as caught:
         check_question(question(), Limits(fixed={"kv_type": "q5_1"}, variables={"kv_type": VARIABLE}))
     assert caught.value.hint == (
-        f"Set {VARIABLE} on the server to one of f16, q8_0, q4_0, restart it and begin again."
+        f"Set {VARIABLE} on the server to f16 or q8_0 or q4_0, restart it and begin again."
     )
 
 

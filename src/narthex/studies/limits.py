@@ -69,7 +69,7 @@ def _check_kv_type(limits: Limits) -> None:
         change = _change(limits, "kv_type")
         raise UsageError(
             f"The server keeps its KV cache as {fixed}, which narthex can't plan for.",
-            hint=f"{change[:1].upper()}{change[1:]} to one of {', '.join(known)}, restart it and begin again.",
+            hint=f"{change[:1].upper()}{change[1:]} to {' or '.join(known)}, restart it and begin again.",
         )
 
 
