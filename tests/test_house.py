@@ -24,7 +24,7 @@ note = "Slow and sure."
 [models.mixtral]
 remove = "Too large."
 [models.llama3]
-note = "Old."
+note = "Old"
 remove = true
 """
 

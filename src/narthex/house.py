@@ -10,6 +10,7 @@ from typing import Any
 from narthex import settings
 from narthex.knobs import KnobValues
 from narthex.policy import ModelPolicy, load_policy
+from narthex.units import sentence
 
 
 def house_knobs(
@@ -56,9 +57,9 @@ def _sentences(model: ModelPolicy) -> list[str]:
     if model.role:
         rows.append(f"Role: {model.role}.")
     if model.note:
-        rows.append(model.note)
+        rows.append(sentence(model.note))
     if model.removal and model.removal != model.note:
-        rows.append(f"A candidate for removal: {model.removal}")
+        rows.append(sentence(f"A candidate for removal: {model.removal}"))
     elif model.removal:
         rows.append("A candidate for removal.")
     return rows

@@ -1,4 +1,4 @@
-"""Bytes, rates and durations: parsing what people type, printing what people read."""
+"""Bytes, rates, durations and counts: parsing what people type, printing what people read."""
 
 from __future__ import annotations
 
@@ -67,7 +67,18 @@ def format_duration(seconds: float | None) -> str:
 
 def format_loads(count: int) -> str:
     """``1 load``, ``4 loads``."""
-    return f"{count} load" if count == 1 else f"{count} loads"
+    return format_count(count, "load")
+
+
+def format_count(count: int, noun: str) -> str:
+    """``1 model``, ``2 models``: for nouns that take an s."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def sentence(text: str) -> str:
+    """The text as a sentence: one full stop at its end, whoever wrote it. Empty stays empty."""
+    text = text.strip()
+    return text if not text or text.endswith(("!", "?", "…")) else f"{text.rstrip('.')}."
 
 
 def format_rate(tokens_per_second: float | None) -> str:

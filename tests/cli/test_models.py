@@ -265,14 +265,15 @@ class TestWithItsStore:
         policy = tmp_path / "narthex.toml"
         policy.write_text(
             '[roles]\nquality = "a"\n\n[models.a]\nnote = "the best one"\n\n'
-            '[models.b]\nremove = "never used"\n'
+            '[models.b]\nnote = "Slow."\nremove = "Never used."\n'
         )
         monkeypatch.setenv("NARTHEX_CONFIG", str(policy))
         found = holdings(server)
         assert (row(found, "a:latest").role, row(found, "a:latest").note) == ("quality", "the best one")
         text = " ".join(as_text(server, [], found).split())
         assert "a:latest: role quality; the best one." in text
-        assert "b:latest is a candidate for removal: never used." in text
+        assert "b:latest: Slow. b:latest is a candidate for removal: Never used." in text
+        assert ".." not in text
 
     def test_a_policy_with_nonsense_is_a_gap(
         self, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

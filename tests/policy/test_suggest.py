@@ -37,6 +37,11 @@ def test_the_largest_that_fits_the_smallest_and_the_only_embedder() -> None:
     assert roles(STACK, 22.5)["quality"] == "qwen3:30b"
 
 
+def test_another_name_over_the_same_file_is_no_second_model() -> None:
+    again = SeenModel(name="tiny:latest", size_bytes=GIB, same_as="mixtral:latest")
+    assert roles((*STACK, again), 24) == roles(STACK, 24)
+
+
 def test_each_has_a_reason_with_its_sizes() -> None:
     reasons = {row.role: row.why for row in suggest_roles(STACK, 24 * GIB)}
     assert reasons["quality"] == "the largest one that fits the card with a context: 19.9 GiB of 24.0 GiB"

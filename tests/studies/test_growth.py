@@ -89,6 +89,15 @@ def test_one_knob_at_a_time_makes_room_each_with_its_reason() -> None:
     assert any("makes room" in step.text for step in steps)
 
 
+def test_where_a_demo_ends_it_says_that_it_is_a_demo() -> None:
+    few = machine(gpu_free_bytes=40 * GIB)
+    for demo, words in ((True, "a demo goes no further"), (False, "by the plan no setting has more")):
+        result = study(
+            growing(min_ctx=1024, demo=demo), few, within=space(few, contexts=(1024, 2048)), soak=survives
+        )
+        assert f"the context stays at 2048: {words}" in grown(result)[-1]
+
+
 def test_a_failed_soak_returns_to_the_setting_soaked_last() -> None:
     result = study(growing(), TIGHT, within=SPACE, soak=fails_above(6144))
     assert chosen(result).num_ctx == 6144

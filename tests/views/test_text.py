@@ -151,6 +151,8 @@ def test_a_soak_tells_whose_jobs_ran_beside_it_and_what_is_in_doubt() -> None:
         alone, beside="comfyui", jobs=1, doubts=("a request waited 2.5 s behind other requests",)
     )
     assert "beside" not in soak_words(alone)
+    once = msgspec.structs.replace(alone, turns=1, errors=1)
+    assert ", 1 turn, context filled to 97%, 1 error, " in soak_words(once)
     assert "beside 1 finished job of comfyui." in soak_words(beside)
     assert soak_words(beside).endswith("In doubt: a request waited 2.5 s behind other requests.")
 

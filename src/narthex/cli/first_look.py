@@ -10,7 +10,7 @@ from narthex.host.collect import collect_host
 from narthex.host.facts import HostFacts
 from narthex.policy.suggest import SeenModel
 from narthex.tenants.comfyui_api import URL, ComfyApi, ComfyError
-from narthex.units import format_size
+from narthex.units import format_count, format_size
 from narthex.views.policy_draft import FirstLook
 
 _ASK_S = 2.0
@@ -25,7 +25,7 @@ def first_look(ollama: str | None = None) -> FirstLook:
     gaps = [gap] if gap else []
     if server is not None:
         try:
-            models = tuple(_seen(row) for row in holdings(server).models if _is_here(row))
+            models = tuple(_seen(row) for row in holdings(server).models if not row.cloud)
         except NarthexError as error:
             gaps.append(error.message)
     here = server is None or server.place != "elsewhere"
@@ -54,10 +54,6 @@ def _address(server: Server | None) -> str | None:
     return server.url if server is not None and server.source not in _UNNAMED else None
 
 
-def _is_here(row: Held) -> bool:
-    return not row.cloud and row.same_blob_as is None
-
-
 def _seen(row: Held) -> SeenModel:
     capabilities = row.capabilities or ()
     embeds = "embedding" in capabilities or (not capabilities and "bert" in (row.family or ""))
@@ -68,6 +64,7 @@ def _seen(row: Held) -> SeenModel:
         words=", ".join(words),
         embeds=embeds,
         loaded=row.loaded is not None,
+        same_as=row.same_blob_as or "",
     )
 
 
@@ -85,7 +82,7 @@ def _host_words(host: HostFacts) -> tuple[str, ...]:
 
 def _server_words(server: Server, models: int) -> str:
     container = f" in the container {server.container.name}" if server.container else ""
-    return f"Ollama {server.version} at {server.url}{container}, {models} models"
+    return f"Ollama {server.version} at {server.url}{container}, {format_count(models, 'model')}"
 
 
 def _comfyui() -> str | None:

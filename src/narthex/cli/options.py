@@ -93,6 +93,7 @@ def with_vram(target: Target, vram: str | None) -> Target:
     if vram is None:
         return target
     from narthex.engines._base import EngineDevice
+    from narthex.engines.ollama.discovery import CARDS_UNKNOWN
     from narthex.units import parse_size
 
     size = parse_size(vram)
@@ -103,4 +104,6 @@ def with_vram(target: Target, vram: str | None) -> Target:
             hint="Leave it out: the cards of this one are known. «narthex plan --vram» plans for any size.",
         )
     card = EngineDevice(name="GPU0", description="as given", total_bytes=size, free_bytes=size)
-    return msgspec.structs.replace(target, engine=msgspec.structs.replace(target.engine, devices=(card,)))
+    gaps = tuple(gap for gap in target.engine.gaps if gap != CARDS_UNKNOWN)
+    engine = msgspec.structs.replace(target.engine, devices=(card,), gaps=gaps)
+    return msgspec.structs.replace(target, engine=engine)

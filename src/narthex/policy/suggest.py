@@ -21,6 +21,7 @@ class SeenModel(msgspec.Struct, frozen=True, kw_only=True):
     words: str = ""  # "Q4_K_M, qwen3moe", for people
     embeds: bool = False
     loaded: bool = False
+    same_as: str = ""  # another name over the same file, which is the one to suggest
 
 
 class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +37,7 @@ def suggest_roles(models: Sequence[SeenModel], vram_bytes: int | None) -> tuple[
 
     ``vram_bytes`` is that of the cards together; None where it is unknown.
     """
+    models = [each for each in models if not each.same_as]
     chat = sorted((each for each in models if not each.embeds), key=lambda each: each.size_bytes)
     found = []
     quality = _largest([each for each in chat if not _writes_code(each)], vram_bytes)

@@ -17,6 +17,7 @@ from narthex.studies.backoff import changes_words, turned
 from narthex.studies.conclusion import Answer, turn_s_of
 from narthex.studies.cost_model import CostModel, Prediction
 from narthex.studies.feasibility import Feasibility, needs_as_much
+from narthex.studies.live_space import DEMO_CTX
 from narthex.studies.objective import LEAST_DECODE_TPS, turn_speeds
 from narthex.studies.proof import Soak, soak_once
 from narthex.studies.records import Goal, Question, Stop
@@ -99,7 +100,7 @@ def next_step(
     most = max(space.values("num_ctx"), default=0)
     above = [ctx for ctx in (*CTX_LADDER, most) if proven.num_ctx < ctx <= most]
     if not above:
-        return Stop(why="by the plan no setting has more, or the model was trained for no more.")
+        return Stop(why=_no_step(question, most))
     num_ctx = min(above)
     model = CostModel.of(question.turn, space, history)
     feasibility = Feasibility(space, history, lambda candidate: model.predict(candidate).turn_s)
@@ -125,6 +126,15 @@ def next_step(
         why=_why(candidate, expected),
         expected=expected,
     )
+
+
+def _no_step(question: Question, most: int) -> str:
+    """Why the space holds no more context."""
+    if "num_ctx" in question.pins:
+        return "it is what you fixed."
+    if question.demo and most >= max(question.min_ctx or 0, DEMO_CTX):
+        return "a demo goes no further."
+    return "by the plan no setting has more, or the model was trained for no more."
 
 
 def _with_context(space: Space, kept: KnobValues) -> list[Candidate]:

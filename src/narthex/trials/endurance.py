@@ -8,7 +8,7 @@ from statistics import mean, median
 
 from narthex.outcomes import Outcome
 from narthex.trials.soak import Seen, SoakReport, SoakTurn
-from narthex.units import MIB, format_duration, format_size
+from narthex.units import MIB, format_count, format_duration, format_size
 
 LEAK_HORIZON_S = 3600.0
 """Growth that would use up the free memory within an hour ends a working day early."""
@@ -141,8 +141,8 @@ def _not_full(seen: Seen) -> Problem:
 
 def _held(seen: Seen, vram: Sequence[int | None]) -> str:
     grown = growth(vram)
-    rounds = f"{len(seen.turns)} round{'' if len(seen.turns) == 1 else 's'}"
-    jobs = f", beside {seen.jobs} job{'' if seen.jobs == 1 else 's'} of {seen.beside}" if seen.beside else ""
+    rounds = format_count(len(seen.turns), "round")
+    jobs = f", beside {format_count(seen.jobs or 0, 'job')} of {seen.beside}" if seen.beside else ""
     memory = f", GPU memory grew by {format_size(grown)}" if grown is not None else ""
     return (
         f"{format_duration(seen.seconds)} with up to {seen.fill_max:.0%} of the context full, "

@@ -82,7 +82,8 @@ def _ollama(look: FirstLook) -> str:
         host = f"host = {_quoted(look.ollama_host)}\n"
     else:
         host = '# host = "127.0.0.1:11434"    # only where narthex does not find it by itself\n'
-    return f'[ollama]\n{host}# log = "docker:ollama"         # or journal:ollama.service, or file:PATH\n'
+    log = '# log = "docker:ollama"         # or journal:ollama.service, or file:PATH\n'
+    return f'[ollama]\n{host}{log}# wait = "10m"    # how long a study waits for it when it goes down\n'
 
 
 def _roles(look: FirstLook) -> str:
@@ -108,6 +109,8 @@ def _models(look: FirstLook) -> str:
 
 
 def _facts(model: SeenModel, vram_bytes: int | None) -> str:
+    if model.same_as:
+        return f"the same file as {_note(model.same_as)}"
     words = [format_size(model.size_bytes), _note(model.words), "loaded now" if model.loaded else ""]
     if fits(model, vram_bytes) is False and not model.embeds:
         words.append("does not fit the card with a context: a part of it runs on the CPU")

@@ -9,7 +9,14 @@ from narthex.studies.records import Baseline, ServerProposal, StudyResult
 from narthex.trials.observation import Observation
 from narthex.trials.soak import SoakReport
 from narthex.trials.verdict import TIE
-from narthex.units import format_duration, format_loads, format_rate, format_size
+from narthex.units import (
+    format_count,
+    format_duration,
+    format_loads,
+    format_rate,
+    format_size,
+    sentence,
+)
 from narthex.views.figures import (
     Speed,
     baseline_speed,
@@ -97,8 +104,8 @@ def observation_words(observation: Observation) -> str:
 def soak_words(report: SoakReport) -> str:
     """One sentence about a soak."""
     parts = [
-        f"{format_duration(report.seconds)}, {report.turns} turns, "
-        f"context filled to {report.fill_max:.0%}, {report.errors} errors"
+        f"{format_duration(report.seconds)}, {format_count(report.turns, 'turn')}, "
+        f"context filled to {report.fill_max:.0%}, {format_count(report.errors, 'error')}"
     ]
     if report.vram_growth_bytes is not None:
         parts.append(f"VRAM grew by {format_size(report.vram_growth_bytes)}")
@@ -107,12 +114,12 @@ def soak_words(report: SoakReport) -> str:
     if report.speed_drift is not None:
         parts.append(f"speed drifted by {report.speed_drift:+.1%}")
     if report.jobs is not None:
-        parts.append(f"beside {report.jobs} finished job{'' if report.jobs == 1 else 's'} of {report.beside}")
+        parts.append(f"beside {format_count(report.jobs, 'finished job')} of {report.beside}")
     text = ", ".join(parts)
-    doubts = f" In doubt: {'; '.join(report.doubts)}." if report.doubts else ""
+    doubts = f" {sentence('In doubt: ' + '; '.join(report.doubts))}" if report.doubts else ""
     if report.outcome is Outcome.DONE:
         return f"survived {text}.{doubts}"
-    return f"{OUTCOME_WORDS[report.outcome]} after {text}: {report.reason}{doubts}"
+    return f"{OUTCOME_WORDS[report.outcome]} after {text}: {sentence(report.reason)}{doubts}"
 
 
 def format_duration_fine(seconds: float | None) -> str:

@@ -9,7 +9,7 @@ import click
 
 from narthex.cli.options import json_option, ollama_option
 from narthex.models.header import printable
-from narthex.units import format_size
+from narthex.units import format_size, sentence
 
 if TYPE_CHECKING:
     from narthex.cli.holdings import Held, Holdings, Loaded
@@ -175,7 +175,7 @@ def _notes(model: Held) -> list[str]:
         )
     role = f"role {model.role}" if model.role else ""
     if said := "; ".join(word for word in (role, model.note or "") if word):
-        notes.append(f"{name}: {said}.")
+        notes.append(sentence(f"{name}: {said}"))
     if model.removal:
-        notes.append(f"{name} is a candidate for removal: {model.removal}.")
+        notes.append(sentence(f"{name} is a candidate for removal: {model.removal}"))
     return notes

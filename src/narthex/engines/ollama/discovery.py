@@ -24,6 +24,7 @@ from narthex.host.facts import HostFacts
 
 KIND = "ollama"
 PROBE_S = 5.0
+CARDS_UNKNOWN = "Its cards are not known from here; give --vram."
 FLAG = "flag"
 USUAL = "usual address"
 CONTAINER = "container"
@@ -230,7 +231,7 @@ def _devices(
     if any('msg="inference compute"' in line for line in lines):
         return compute_devices(lines), None
     if server.place == "elsewhere":
-        return (), "Its cards are not known from here; give --vram."
+        return (), CARDS_UNKNOWN
     gpus = _asked_for(server)
     cards = server_wide.visible_cards(server, len(host.gpus), [gpu.uuid for gpu in host.gpus], gpus)
     if gpus is not None and not gpus and host.gpus:
