@@ -148,11 +148,14 @@ def test_a_soak_that_others_cut_off_takes_no_proof_away(outcome: Outcome) -> Non
 def test_a_model_in_ollama_goes_by_the_name_that_its_user_types(served_as: str, expected: str) -> None:
     model = ModelRef(path="/blobs/sha256-1", identity="i", name="DeepSeek R1 Distill", served_as=served_as)
     served = msgspec.structs.replace(engine(), kind="ollama")
+    knobs = KNOBS.with_(num_ctx=4096, kv_type="f16")
     result = msgspec.structs.replace(
-        study_result(model=model), question=Question(goal=Goal.BALANCED), chosen=KNOBS.with_(num_ctx=4096)
+        study_result(model=model), question=Question(goal=Goal.BALANCED), chosen=knobs
     )
     made = profile_from(result, engine=served, host=host())
     assert (made.name, made.engine_kind, made.model.served_as) == (expected, "ollama", served_as)
+    other = msgspec.structs.replace(result, chosen=knobs.with_(kv_type="q8_0"))
+    assert profile_from(other, engine=served, host=host()).name == f"{expected}-q8_0"
 
 
 def test_the_same_blob_in_llama_server_goes_by_the_models_own_name() -> None:

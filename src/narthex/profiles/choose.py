@@ -104,6 +104,8 @@ def name_for(profile: Profile) -> str:
     ]
     if profile.knobs.parallel > 1:
         parts[-1] += f"x{profile.knobs.parallel}"
+    if by_name and profile.knobs.kv_type != "f16":
+        parts.append(profile.knobs.kv_type)  # another server's answer: it does not take this one's place
     if profile.demo:
         parts.append("demo")  # a demo never takes the place of a real answer
     return "-".join(parts)

@@ -217,20 +217,27 @@ def _progress(title: str, given: dict[str, Any]) -> Progress:
     return Progress(title, plain=given["plain"])
 
 
-def _show(results: Sequence[StudyResult], given: dict[str, Any]) -> int:
-    """Print the answers: JSON on stdout, one object, or a list where there are several."""
+def _show(results: Sequence[StudyResult], given: dict[str, Any], under: StudyResult | None = None) -> int:
+    """Print the answers: JSON on stdout, one object, or a list where there are several recordings.
+
+    ``under``: the same study under proposed settings of the server. It stands beside the answer and decides
+    nothing: the server is as it was before.
+    """
     if given["as_json"]:
         import msgspec
 
         from narthex.views.json import tune_json
 
         data = [tune_json(result) for result in results]
+        if under is not None:
+            data[0]["under_server_settings"] = tune_json(under)
         body = msgspec.json.encode(data[0] if len(data) == 1 else data)
         click.echo(msgspec.json.format(body, indent=2).decode())
     else:
         from narthex.views.text import study_table
 
-        click.echo("\n\n".join(study_table(result) for result in results))
+        shown = [*results, *([under] if under is not None else [])]
+        click.echo("\n\n".join(study_table(result) for result in shown))
     if given["report"] is not None:
         from narthex.views.report.source import write_page
 
@@ -276,10 +283,10 @@ def _live(model: str, given: dict[str, Any]) -> int:
         restart = given["restart_container"]
         with bench(target, say=screen.note, prompts=prompts, restart=restart) as ready:
             tuning = Tuning(journal, question, screen, tenant, given["fresh"])
-            results = [study(tuning, ready)]
+            result, under = study(tuning, ready), None
             if restart and ready.target.server is not None:
-                results += _under_server_settings(tuning, ready, results[0], prompts)
-    return _show(results, given)
+                under = _under_server_settings(tuning, ready, result, prompts)
+    return _show([result], given, under)
 
 
 def _without_leftovers(target: Target) -> Target:
@@ -296,7 +303,7 @@ def _without_leftovers(target: Target) -> Target:
 
 def _under_server_settings(
     tuning: Tuning, ready: Bench, result: StudyResult, prompts: Prompts
-) -> list[StudyResult]:
+) -> StudyResult | None:
     """The same question with the best server-wide setting, where the server may be started anew."""
     from narthex.cli.bench import bench_of
     from narthex.cli.target import retarget
@@ -308,11 +315,10 @@ def _under_server_settings(
     hand, why_not = find_hand(server)
     if hand is None:
         tuning.screen.note(f"server-wide settings are only proposed: {why_not}")
-        return []
-    found = with_server_settings(
+        return None
+    return with_server_settings(
         tuning, ready, result, hand, lambda new: bench_of(retarget(ready.target, new), prompts)
     )
-    return [found] if found is not None else []
 
 
 def _notes(target: Target, name: str) -> Iterator[str]:
