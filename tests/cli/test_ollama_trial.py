@@ -181,3 +181,32 @@ def test_after_llama_server_alone_it_starts_from_the_house(
     assert data["start"] == "the house defaults"
     assert data["before"] is None
     assert data["knobs"]["num_ctx"] == 256
+
+
+def test_a_profile_of_ollama_is_proven_again_soaked_and_listed(
+    served: FakeOllama, keep: Keep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of them find the server where the profile was made; nobody has to name it again."""
+    profile = keep(served, knobs=KnobValues(num_ctx=512, gpu_layers=0, batch=128, ubatch=128))
+    assert run(command, ["profile", "verify", profile.name]) == 0, capsys.readouterr().err
+    assert "Proven again: a turn took" in capsys.readouterr().out
+    assert run(command, ["soak", profile.name, "--for", "2s", "--plain", "--json"]) == 0
+    soaked = json.loads(capsys.readouterr().out)
+    assert soaked["proven"] is True
+    assert soaked["soak_s"] > profile.soak_s
+    assert soaked["report"]["fill_max"] > 0.8
+    assert run(command, ["profile", "list", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["changes"] == []
+    assert row["model"]["served_as"] == "small:latest"
+    assert listed(served) == {}
+
+
+def test_profiles_of_a_server_that_is_away_say_so(
+    served: FakeOllama, keep: Keep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("first", "second"):
+        keep(served, name=name, server_url="http://127.0.0.1:9")
+    assert run(command, ["profile", "list", "--json"]) == 0
+    for row in json.loads(capsys.readouterr().out):
+        assert row["changes"] == ["Ollama at http://127.0.0.1:9 can't be reached: the connection was refused"]

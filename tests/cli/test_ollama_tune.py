@@ -163,7 +163,7 @@ class TestAnOllamaBehindATunnel:
 
     @pytest.mark.parametrize("card", [(), ("--vram", "4GB")])
     def test_a_study_runs_there(self, card: tuple[str, ...], url: str, served: FakeOllama) -> None:
-        said = tune("small", url, "--max-loads", "3", "--soak", "0", "--json", *card)
+        said = tune("small", url, "--max-loads", "2", "--soak", "0", "--json", *card)
         assert said.code == 0, said.err
         assert "GPU memory of its machine can't be read from here" in said.err
         answer = said.data
@@ -230,7 +230,8 @@ class TestAnOllamaInAContainer:
 
         said = narthex(*words, "--restart-container")
         assert said.code == 0, said.err
-        before, after = said.data
+        before, after = said.data, said.data["under_server_settings"]
+        assert after["profile"]["name"].endswith("-q8_0")  # beside the other, not in its place
         assert before["profile"]["knobs"]["kv_type"] == "f16"
         assert after["profile"]["knobs"]["kv_type"] == "q8_0"
         assert after["profile"]["knobs"]["num_ctx"] > before["profile"]["knobs"]["num_ctx"]

@@ -126,7 +126,7 @@ def _title(profile: Profile) -> str:
     """One line: what this is, and whether it is proven."""
     proof = f"proven by a soak of {profile.soak_s:.0f} s" if profile.proven else "not proven by a soak"
     demo = ", a demo" if profile.demo else ""
-    engine = f"{profile.engine_kind} {profile.engine_build}"
+    engine = " ".join(f"{profile.engine_kind} {profile.engine_build}".split())  # a server tells its version
     return f"narthex profile {profile.name} ({proof}{demo}), made with {engine}"
 
 

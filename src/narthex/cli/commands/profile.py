@@ -183,6 +183,7 @@ class _World:
         self._host: HostFacts | None = None
         self._engines: dict[tuple[str, ...], list[Engine]] = {}
         self._models: dict[str, Inspection | None] = {}
+        self._silent: dict[str | None, str] = {}  # address of an Ollama that can't be used → why
 
     def changes(self, profile: Profile) -> tuple[str, ...]:
         """What is not as it was when the profile was made."""
@@ -195,12 +196,17 @@ class _World:
         """The same for a model in Ollama, which is asked."""
         from narthex.cli.bench import host_of
         from narthex.cli.target import find_profiled
-        from narthex.errors import NarthexError
+        from narthex.errors import EngineError, NarthexError
 
+        if words := self._silent.get(profile.server_url):
+            return (words,)
         try:
             target = find_profiled(profile)
         except NarthexError as error:
-            return (error.message.rstrip("."),)
+            words = error.message.rstrip(".")
+            if isinstance(error, EngineError):  # it would be the same for its other profiles, and as slow
+                self._silent[profile.server_url] = words
+            return (words,)
         return changes(profile, target.engine, host_of(target), target.inspection)
 
     def _machine(self) -> HostFacts:
