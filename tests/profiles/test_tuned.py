@@ -110,6 +110,7 @@ def test_a_load_without_options_is_compared_with_the_profile(
     assert not_as_measured(KNOBS, Observation(outcome=Outcome.DONE, report=report)) == words
 
 
-def test_the_engine_rounds_a_context_up() -> None:
-    seen = Observation(outcome=Outcome.DONE, report=LoadReport(num_ctx=3584))
-    assert not_as_measured(KNOBS.with_(num_ctx=3500), seen) == ()
+@pytest.mark.parametrize(("wanted", "found"), [(3500, 3584), (1024, 2048)])
+def test_a_context_may_be_rounded_up(wanted: int, found: int) -> None:
+    seen = Observation(outcome=Outcome.DONE, report=LoadReport(num_ctx=found))
+    assert not_as_measured(KNOBS.with_(num_ctx=wanted), seen) == ()

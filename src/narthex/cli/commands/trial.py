@@ -340,6 +340,8 @@ def _measured(found: _Result) -> list[tuple[str, str]]:
         end = seen.end_turns[-1]
         speed = f"decode {format_rate(end.decode_tps)} · prompt {format_rate(end.prompt_tps)}"
         rows.append(("full", f"{speed} with {end.prompt_tokens + end.generated} tokens in the context"))
+    if seen.report is not None and seen.report.processor is not None:
+        rows.append(("place", f"{seen.report.processor}, as the server lists it"))
     peaks = seen.peaks
     memory = [
         f"VRAM {format_size(peaks.vram_bytes)}" if peaks.vram_bytes is not None else "",
