@@ -137,8 +137,8 @@ def not_as_measured(knobs: KnobValues, observation: Observation) -> tuple[str, .
 
 
 def _far(word: str, wanted: int, found: int) -> bool:
-    """The engine rounds a context up to 256 tokens, and Ollama gives a model that sees pictures 2048 at least;
-    everything else has to be the same."""
+    """The engine rounds a context up to 256 tokens, and Ollama gives a model that sees pictures at least 2048;
+    all else has to be the same."""
     return not wanted <= found < max(wanted + 256, 2049) if word == "context" else wanted != found
 
 
