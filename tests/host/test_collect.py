@@ -25,6 +25,14 @@ def test_the_record_can_be_written_and_read() -> None:
     assert msgspec.json.decode(msgspec.json.encode(host), type=type(host)) == host
 
 
+def test_a_program_with_a_memory_limit_has_no_more_than_that() -> None:
+    host = collect_host()
+    assert host.within(None) == host
+    assert host.within(host.ram_total_bytes * 2) == host
+    small = host.within(1 << 20)
+    assert (small.ram_total_bytes, small.ram_available_bytes) == (1 << 20, 1 << 20)
+
+
 def test_single_readings() -> None:
     total, available = read_memory()
     assert 0 < available <= total

@@ -37,6 +37,17 @@ def test_this_processs_cgroup_folders_exist_and_go_upwards() -> None:
     )
 
 
+def test_a_processs_ceiling_is_that_of_its_cgroups() -> None:
+    room = limits.memory_limit()
+    ceiling = limits.memory_ceiling(os.getpid())
+    assert (ceiling is None) == (room is None)
+    assert ceiling is None or (room is not None and ceiling <= room[0])
+
+
+def test_a_process_that_is_gone_has_no_ceiling() -> None:
+    assert limits.memory_ceiling(2**22 + 1) is None
+
+
 @pytest.mark.parametrize(
     ("files", "quota"),
     [

@@ -90,7 +90,7 @@ def host_of(target: Target) -> HostFacts:
     host = collect_host()
     if target.server is None:
         return host
-    host = msgspec.structs.replace(host, physical_cores=None)
+    host = msgspec.structs.replace(host, physical_cores=None).within(target.server.memory_bytes)
     if target.server.place != "elsewhere":
         return host
     return msgspec.structs.replace(

@@ -41,7 +41,7 @@ def served_plan(subject: Subject, asked: dict[str, Any], vram: str | None) -> Se
     """
     server = subject.server
     assert server is not None
-    host = collect_host()
+    host = collect_host().within(server.memory_bytes)
     engine = ollama_engine(server, host)
     parameters, parameter_gap = own_parameters(subject)
     own = own_load(

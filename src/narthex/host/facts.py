@@ -54,3 +54,13 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     gpus: tuple[GpuFacts, ...]
     gaps: tuple[str, ...]  # «GPUs: NVML is not installed (libnvidia-ml.so.1 not found)»
     key: str  # a hash of what does not change while it runs: CPU, cores, RAM, GPUs, driver
+
+    def within(self, memory_bytes: int | None) -> HostFacts:
+        """The machine as a program sees it that may use so many bytes of main memory; None for all of it."""
+        if memory_bytes is None:
+            return self
+        return msgspec.structs.replace(
+            self,
+            ram_total_bytes=min(self.ram_total_bytes, memory_bytes),
+            ram_available_bytes=min(self.ram_available_bytes, memory_bytes),
+        )

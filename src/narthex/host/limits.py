@@ -50,10 +50,17 @@ def memory_limit() -> tuple[int, int] | None:
     return min(found, key=lambda room: room[1]) if found else None
 
 
-def cgroup_folders(controller: str, root: Path = CGROUPS) -> tuple[Path, ...]:
-    """This process's folders for a controller, its own first, then those above it. Versions 1 and 2."""
+def memory_ceiling(pid: int) -> int | None:
+    """Bytes that the strictest memory cgroup of a process grants it; None without a limit, or unseen."""
+    rooms = (room_of(folder) for folder in cgroup_folders("memory", pid=pid))
+    return min((room[0] for room in rooms if room is not None), default=None)
+
+
+def cgroup_folders(controller: str, root: Path = CGROUPS, pid: int | None = None) -> tuple[Path, ...]:
+    """A process's folders for a controller, its own first, then those above it; without ``pid`` this
+    process's. Versions 1 and 2."""
     try:
-        rows = Path("/proc/self/cgroup").read_text().splitlines()
+        rows = Path(f"/proc/{pid or 'self'}/cgroup").read_text().splitlines()
     except OSError:
         return ()
     folders: list[Path] = []

@@ -176,6 +176,12 @@ def test_a_container_is_found_by_its_published_port(docker: FakeDocker) -> None:
     assert server.env["OLLAMA_FLASH_ATTENTION"] == "true" or server.env["OLLAMA_FLASH_ATTENTION"] == "1"
 
 
+def test_a_containers_memory_limit_is_the_servers(docker: FakeDocker) -> None:
+    told = facts("run")
+    told["HostConfig"]["Memory"] = 1 << 28
+    assert find_once(url_of(docker.add(told))).memory_bytes == 1 << 28
+
+
 def find_once(url: str) -> Server:
     """As soon as it answers: a container's program takes a moment."""
     from .little import answers

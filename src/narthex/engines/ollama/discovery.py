@@ -18,7 +18,7 @@ from narthex.engines.ollama.eras import era_of, has
 from narthex.engines.ollama.log import compute_devices
 from narthex.engines.ollama.logs import LogSource
 from narthex.engines.ollama.records import ApiError, Server
-from narthex.engines.ollama.site import Site, find_site, log_of, store_of, unit_of
+from narthex.engines.ollama.site import Site, find_site, log_of, memory_of, store_of, unit_of
 from narthex.errors import EngineNotFound, NarthexError
 from narthex.host.facts import HostFacts
 
@@ -93,6 +93,7 @@ def look(address: Address, source: str) -> Server:
         container=site.found.container if site.found else None,
         unit=unit_of(site),
         store=store_of(site),
+        memory_bytes=memory_of(site),
         log=log,
     )
     env, env_source = _environment(server, site)

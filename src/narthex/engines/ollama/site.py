@@ -11,6 +11,7 @@ from narthex import settings
 from narthex.engines.ollama import docker, logs, processes
 from narthex.engines.ollama.address import Address, parse_host
 from narthex.engines.ollama.drop_in import drop_in
+from narthex.host.limits import memory_ceiling
 
 _FORWARDERS = ("docker-proxy", "rootlessport", "rootlesskit")  # a container's port listens as one of these
 _NO_GPU_HERE = "GPU memory of its machine can't be read from here"
@@ -109,6 +110,15 @@ def _journal(unit: processes.Unit) -> tuple[str, str]:
         return f"{'user-journal' if own else 'journal'}:{unit.name}", ""
     way = "sudo usermod -aG systemd-journal $USER, and log in again."
     return "", f"The journal shows nothing of {unit.name} to this user: {way}"
+
+
+def memory_of(site: Site) -> int | None:
+    """Main memory that its container or unit may use; None where nothing limits it, or that can't be told."""
+    limits = [
+        site.found.memory_bytes if site.found is not None else None,
+        memory_ceiling(site.pid) if site.pid is not None else None,
+    ]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def store_of(site: Site) -> str | None:
