@@ -95,7 +95,7 @@ def test_what_needs_a_restart_is_planned_and_said(
     data = planned(capsys, "gemma", "--ollama", served.url, "--vram", "8GB", "--kv-type", "f16")
     assert data["knobs"]["kv_type"] == "f16"
     (words,) = [gap for gap in data["gaps"] if "--kv-type f16" in gap]
-    assert "OLLAMA_KV_CACHE_TYPE of the server" in words
+    assert "the server has OLLAMA_KV_CACHE_TYPE=" in words
     assert "must be restarted" in words
 
 
@@ -123,7 +123,12 @@ def test_the_same_bytes_are_planned_from_the_file_and_from_the_server(
     alike = ("--kv-type", "q8_0", "--flash-attn", "on", "--parallel", "2")
     from_file = planned(capsys, str(gemma), *words, *alike)
     from_server = planned(capsys, "gemma", "--ollama", served.url, *words)
-    assert from_server["devices"] == from_file["devices"]
+    assert [held(row) for row in from_server["devices"]] == [held(row) for row in from_file["devices"]]
+
+
+def held(device: dict[str, Any]) -> dict[str, Any]:
+    """Without the compute buffers: a server's engine is known, and how many logits it keeps."""
+    return {name: value for name, value in device.items() if name != "compute_bytes"}
 
 
 def test_without_a_gpu_all_is_planned_on_the_host(
