@@ -197,7 +197,8 @@ class Loader(Protocol):
     engine: Engine
 
     def load(self, knobs: KnobValues, watch: Watch) -> RunningEngine:
-        """The model, loaded and answering. Raises LaunchFailed."""
+        """The model, loaded and answering. Says «loading» to ``watch`` when that really begins. Raises
+        LaunchFailed."""
         ...
 
     def came_back(self, watch: Watch) -> bool:

@@ -65,7 +65,6 @@ class EngineRunner:
                 return msgspec.structs.replace(seen, reason=reason)
 
     def _once(self, trial: Trial, watch: Watch) -> Observation:
-        watch("loading", None)
         bandwidth, missing = machine_bandwidth()
         try:
             engine = self.launch(trial, watch)

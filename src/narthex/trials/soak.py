@@ -112,7 +112,6 @@ def _once(runner: EngineRunner, trial: Trial, seconds: float, watch: Watch, besi
     from narthex.trials.session import Session
 
     seen = Seen(slot_ctx=trial.knobs.num_ctx)
-    watch("loading", None)
     try:
         with runner.launch(trial, watch) as engine:
             seen.slot_ctx = slot_ctx(engine, trial.knobs)

@@ -113,9 +113,20 @@ def test_a_load_is_what_was_asked_and_says_so(fake: FakeOllama, loader: Load, kn
         assert running.log_path is not None
         assert "starting llama-server" in running.log_path.read_text()
         assert "buffer size" in running.log_path.read_text()
-    assert {"unloading", "loading"} <= set(stages)
+    assert set(stages) == {"loading"}  # there was nothing to unload
     assert listed(fake) == {}
     assert fake.runner_pids() == []
+
+
+def test_what_is_loaded_goes_first_and_each_stage_is_told_when_it_happens(
+    fake: FakeOllama, loader: Load, knobs: KnobValues
+) -> None:
+    call(fake.url, "/api/generate", {"model": "small", "options": {"num_ctx": 256}})
+    stages: list[str] = []
+    with loader(fake).load(knobs, lambda stage, share: stages.append(stage)):
+        pass
+    assert list(dict.fromkeys(stages)) == ["unloading", "loading"]
+    assert stages.count("loading") > 1  # all the while
 
 
 def test_a_load_stays_for_an_hour_and_not_for_ever(fake: FakeOllama, loader: Load, knobs: KnobValues) -> None:
@@ -309,7 +320,7 @@ def test_a_full_queue_is_waited_for(
 
     def watch(stage: str, share: float | None) -> None:
         stages.append(stage)
-        if stage == "unloading" and stages.count(stage) == 1:
+        if stage == "loading" and stages.count(stage) == 1:
             for thread in crowd:
                 thread.start()
             while "| 503 |" not in fake.log_path.read_text():  # one loads, one waits, one was refused

@@ -161,11 +161,9 @@ class _Attempt:
     def _unload_first(self) -> tuple[Resident, ...]:
         """A load begins without the model: Ollama keeps an old num_gpu where a request names none. Returns
         the other models that are loaded."""
-        tick = self._tick("unloading")
-        tick()
         try:
             memory = self.served.memory(0) if self.served.loaded() else None
-            gone = self.served.unload(tick=tick)
+            gone = self.served.unload(tick=self._tick("unloading"))
             if memory is not None and gone:
                 memory.is_back()
             residents = self.served.api.ps()
@@ -188,6 +186,7 @@ class _Attempt:
 
     def _preload(self, options: dict[str, Any]) -> None:
         """Returns once Ollama says that it is loaded; waits and asks again while its queue is full."""
+        self.watch("loading", None)
         notes.add_ours(self.served.server.url, self.served.name)
         self.asked = True
         pauses = iter(QUEUE_PAUSES_S)
