@@ -137,7 +137,7 @@ def not_as_measured(knobs: KnobValues, observation: Observation) -> tuple[str, .
 
 
 def _far(word: str, wanted: int, found: int) -> bool:
-    """The engine rounds a context up to 256 tokens, and Ollama gives a model that sees pictures at least 2048;
+    """The engine rounds a context up to 256 tokens, and Ollama gives a vision model 2048 at least;
     all else has to be the same."""
     return not wanted <= found < max(wanted + 256, 2049) if word == "context" else wanted != found
 
