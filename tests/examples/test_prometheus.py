@@ -20,9 +20,9 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_roles_are_those_of_the_stack() -> None:
     policy = load_policy()
-    assert policy.model_of("quality") == "qwen3:30b"
-    assert policy.model_of("fast") == "mistral-nemo"
-    assert policy.model_of("stable") == "deepseek-r1:32b"
+    assert policy.for_model("qwen3:30b").role == "quality"
+    assert policy.for_model("mistral-nemo").role == "fast"
+    assert policy.for_model("deepseek-r1:32b").role == "stable"
 
 
 def test_the_stable_model_starts_with_its_context_and_gives_up_context_first() -> None:

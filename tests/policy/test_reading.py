@@ -76,7 +76,7 @@ def test_an_empty_file_says_nothing() -> None:
     policy = read_policy("")
     assert policy.value("policy.soak") is None
     assert policy.for_model("llama3").num_ctx is None
-    assert policy.model_of("fast") is None
+    assert policy.roles.fast is None
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,8 @@ def test_another_tag_is_another_model() -> None:
 
 def test_a_role_counts_wherever_it_is_written() -> None:
     policy = read_policy(WHOLE)
-    assert policy.model_of("fast") == "mistral-nemo"
     assert policy.for_model("mistral-nemo:latest").role == "fast"
-    assert policy.model_of("stable") == "deepseek-r1:32b"
+    assert policy.for_model("deepseek-r1:32b").role == "stable"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +138,8 @@ def test_one_role_for_two_models_is_refused() -> None:
 
 
 def test_a_role_said_twice_for_one_model_is_no_contradiction() -> None:
-    assert read_policy("[roles]\nfast = 'a'\n[models.'a:latest']\nrole = 'fast'").model_of("fast") == "a"
+    policy = read_policy("[roles]\nfast = 'a'\n[models.'a:latest']\nrole = 'fast'")
+    assert policy.for_model("a").role == "fast"
 
 
 @pytest.mark.parametrize("text", ["[policy\n", 'a = "', "a = 1\na = 2", "[models.a:b]\n"])

@@ -8,10 +8,9 @@ import pytest
 from narthex.engines._base import Limits
 from narthex.memory.plan import Device
 from narthex.models.inspection import Inspection
-from narthex.studies.limits import check_question
 from narthex.studies.live_space import Machine, live_space
 from narthex.studies.records import Goal, Question, ServerProposal
-from narthex.studies.server_level import proposals, with_limits
+from narthex.studies.server_level import proposals
 from narthex.testing.modelled_runner import ModelledRunner
 from narthex.testing.study_builders import dense_model, machine, question, study
 from narthex.trials.trial import TrialRecord
@@ -200,15 +199,6 @@ def test_before_anything_worked_nothing_is_proposed(usual: Studied) -> None:
 
 def test_an_engine_that_fixes_nothing_gets_no_proposal(usual: Studied) -> None:
     assert not proposals(usual.inspection, usual.machine, usual.question, usual.history, Limits(), None)
-
-
-def test_a_study_can_be_asked_again_under_a_proposal(usual: Studied) -> None:
-    under = with_limits(SERVER, usual.found()["kv_type"])
-    assert under.fixed == {**SERVER.fixed, "kv_type": "q8_0", "flash_attn": "on"}
-    assert under.one_batch
-    check_question(question(pins={"kv_type": "q8_0"}), under)
-    space = live_space(usual.inspection, on(limits=under), usual.question)
-    assert {candidate.knobs.kv_type for candidate in space.candidates} == {"q8_0"}
 
 
 def test_proposals_survive_the_journal(usual: Studied) -> None:

@@ -121,11 +121,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         found = next((each for each in self.models if same_model(each.name, name)), ModelPolicy(name=name))
         return msgspec.structs.replace(found, role=found.role or self._role_of(name))
 
-    def model_of(self, role: str) -> str | None:
-        """The model that has a role."""
-        listed: str | None = getattr(self.roles, role)
-        return listed or next((each.name for each in self.models if each.role == role), None)
-
     def tenant(self, name: str) -> TenantPolicy | None:
         """What is said about a tenant."""
         return next((each for each in self.beside if each.name == name), None)

@@ -1,8 +1,7 @@
 """What settings of the whole server would bring: predicted by the plan and the study's own cost model. Pure.
 
 A load can't change them: they are environment variables, read when the server starts, and count for all of
-its models. So they are proposals. :func:`with_limits` gives the limits under one of them, so that a caller
-who may restart the server can run the study again.
+its models. So they are proposals.
 """
 
 from __future__ import annotations
@@ -60,15 +59,6 @@ def proposals(  # noqa: PLR0917 - what is known, from the model outwards
     if env is not None and version is not None:
         found += habit_proposals(known, env, version)
     return tuple(sorted(found, key=lambda row: (row.gain_of not in {"turn", "context"}, -(row.gain or 0.0))))
-
-
-def with_limits(limits: Limits, proposal: ServerProposal) -> Limits:
-    """The limits of a server that was restarted with a proposal."""
-    return msgspec.structs.replace(
-        limits,
-        fixed={**limits.fixed, **proposal.fixed},
-        why={**limits.why, **dict.fromkeys(proposal.fixed, f"the server has {proposal.words}")},
-    )
 
 
 def _knob_proposals(known: Known) -> Iterator[ServerProposal]:

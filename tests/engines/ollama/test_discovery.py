@@ -95,15 +95,17 @@ def test_without_a_log_the_settings_are_the_processes() -> None:
     assert any("NARTHEX_OLLAMA_LOG" in gap for gap in server.gaps)
 
 
-def test_the_order_is_flag_then_environment_then_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_is_flag_then_environment_then_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with little_ollama() as (one, _), little_ollama() as (two, _), little_ollama() as (three, _):
         monkeypatch.setenv("OLLAMA_HOST", f"0.0.0.0:{two}")
-        configured = f"127.0.0.1:{three}"
-        assert find_server(f":{one}", configured=configured).url.endswith(f":{one}")
-        server = find_server(configured=configured)
+        (tmp_path / "narthex.toml").write_text(f'[ollama]\nhost = "127.0.0.1:{three}"\n')
+        assert find_server(f":{one}").url.endswith(f":{one}")
+        server = find_server()
         assert (server.url, server.source) == (f"http://127.0.0.1:{two}", "OLLAMA_HOST")
         monkeypatch.delenv("OLLAMA_HOST")
-        server = find_server(configured=configured)
+        server = find_server()
         assert (server.url, server.source) == (f"http://127.0.0.1:{three}", "narthex.toml")
 
 
@@ -283,9 +285,9 @@ def test_a_process_on_another_port_is_found_without_being_told() -> None:
 def test_every_server_is_listed_once(docker: FakeDocker, monkeypatch: pytest.MonkeyPatch) -> None:
     container = docker.add(facts("run"))
     find_once(url_of(container))
-    with little_ollama() as (port, pid):
-        monkeypatch.setenv("OLLAMA_HOST", f":{port}")
-        found = find_servers(configured=url_of(container))
+    monkeypatch.setenv("OLLAMA_HOST", url_of(container))
+    with little_ollama() as (_, pid):
+        found = find_servers()
     assert [server.pid for server in found].count(pid) == 1
     ours = [server for server in found if server.container is not None]
     assert [server.container.id for server in ours if server.container] == [container.id]

@@ -79,15 +79,6 @@ def test_overhead_reserves_no_memory_in_the_newest_era() -> None:
     assert not has("0.30.0", "gpu_overhead")
 
 
-def test_one_release_did_not_count_cached_tokens() -> None:
-    assert [has(version, "cached_counted") for version in ("0.3.14", "0.24.0", "0.30.0", "0.30.1")] == [
-        False,
-        True,
-        False,
-        True,
-    ]
-
-
 @pytest.mark.parametrize(
     ("version", "total_ctx", "batch"),
     [

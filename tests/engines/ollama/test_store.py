@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from narthex.engines.ollama.store import StoredModel, find_stored, names_of, stored_models
+from narthex.engines.ollama.store import StoredModel, find_stored, stored_models
 from narthex.errors import ModelFileError, UsageError
 from narthex.testing.gguf_writer import write_gguf
 from narthex.testing.ollama.store_writer import StoreWriter
@@ -69,20 +69,6 @@ def test_parameters_keep_their_types(writer: StoreWriter, gguf: Path) -> None:
 def test_a_model_without_parameters_has_none(writer: StoreWriter, gguf: Path) -> None:
     writer.add("a", gguf)
     assert found(writer, "a").parameters == {}
-
-
-def test_all_names_over_one_file_are_known(writer: StoreWriter, gguf: Path, tmp_path: Path) -> None:
-    digest = writer.add("b", gguf)
-    writer.add("a-tuned", gguf, parameters=b'{"num_ctx": 8192}')
-    other = write_gguf(
-        tmp_path / "other.gguf",
-        {"general.architecture": "llama", "llama.block_count": 2},
-        [("token_embd.weight", (64, 10), "F16")],
-    )
-    writer.add("c", other)
-    assert names_of(writer.folder, digest) == ("a-tuned:latest", "b:latest")
-    assert names_of(writer.folder, f"sha256:{digest}") == ("a-tuned:latest", "b:latest")
-    assert names_of(writer.folder, "0" * 64) == ()
 
 
 def test_projector_adapter_and_draft_are_found(writer: StoreWriter, gguf: Path) -> None:

@@ -38,14 +38,14 @@ class Search(msgspec.Struct, kw_only=True):
     containers: list[docker.Found] = []
 
 
-def find_server(explicit: str | None = None, *, configured: str | None = None) -> Server:
+def find_server(explicit: str | None = None) -> Server:
     """The Ollama to use: what ``--ollama`` says, else ``OLLAMA_HOST``, else the policy file's, else the usual
     address, other ``ollama serve`` processes and containers.
 
     Raises UsageError for an address that is none, EngineNotFound where none answers, and EngineError where
     something else does.
     """
-    named = _named(explicit, configured)
+    named = _named(explicit)
     if named is not None:
         return _ask(*named)
     search = Search()
@@ -64,9 +64,9 @@ def find_server(explicit: str | None = None, *, configured: str | None = None) -
     )
 
 
-def find_servers(*, configured: str | None = None) -> list[Server]:
+def find_servers() -> list[Server]:
     """Every Ollama that answers, each once: the one that is set, the usual address, processes, containers."""
-    named = _named(None, configured)
+    named = _named(None)
     found: list[Server] = []
     for address, source in [*([named] if named else ()), *_candidates(Search())]:
         try:
@@ -128,15 +128,15 @@ def engine_of(server: Server, host: HostFacts, log: LogSource | None) -> Engine:
     )
 
 
-def _named(explicit: str | None, configured: str | None) -> tuple[Address, str] | None:
+def _named(explicit: str | None) -> tuple[Address, str] | None:
     """The address that a person chose, and where it was chosen. Raises UsageError."""
     if explicit is not None:
         return parse_given(explicit), FLAG
     setting = settings.resolve("ollama_host")
     if setting.source == "environment":
         return parse_given(str(setting.value)), setting.setting.env
-    if configured or setting.value:
-        return parse_given(str(configured or setting.value)), "narthex.toml"
+    if setting.value:
+        return parse_given(str(setting.value)), "narthex.toml"
     return None
 
 

@@ -45,7 +45,6 @@ class Era(msgspec.Struct, frozen=True, kw_only=True):
     letter: str
     words: str  # "0.5.8 to 0.11.4"
     since: Version
-    process: str  # the name of the process that computes, as the process list shows it
     # What size and size_vram of /api/ps are: predicted before the load ("estimate"), what was allotted to the
     # devices ("layout"; before 0.12.11 only for models of Ollama's own engine, else predicted), or the sum of
     # the runner's own log lines ("log").
@@ -53,48 +52,12 @@ class Era(msgspec.Struct, frozen=True, kw_only=True):
 
 
 ERAS: tuple[Era, ...] = (
-    Era(
-        letter="A",
-        words="up to 0.1.31",
-        since=Version(0, 0, 0),
-        process="ollama",
-        size_means="estimate",
-    ),
-    Era(
-        letter="B",
-        words="0.1.32 to 0.3.14",
-        since=Version(0, 1, 32),
-        process="ollama_llama_server",
-        size_means="estimate",
-    ),
-    Era(
-        letter="C",
-        words="0.4.0 to 0.5.7",
-        since=Version(0, 4, 0),
-        process="ollama_llama_server",
-        size_means="estimate",
-    ),
-    Era(
-        letter="D",
-        words="0.5.8 to 0.11.4",
-        since=Version(0, 5, 8),
-        process="ollama",
-        size_means="estimate",
-    ),
-    Era(
-        letter="E",
-        words="0.11.5 to 0.24.0",
-        since=Version(0, 11, 5),
-        process="ollama",
-        size_means="layout",
-    ),
-    Era(
-        letter="F",
-        words="0.30.0 and later",
-        since=Version(0, 30, 0),
-        process="llama-server",
-        size_means="log",
-    ),
+    Era(letter="A", words="up to 0.1.31", since=Version(0, 0, 0), size_means="estimate"),
+    Era(letter="B", words="0.1.32 to 0.3.14", since=Version(0, 1, 32), size_means="estimate"),
+    Era(letter="C", words="0.4.0 to 0.5.7", since=Version(0, 4, 0), size_means="estimate"),
+    Era(letter="D", words="0.5.8 to 0.11.4", since=Version(0, 5, 8), size_means="estimate"),
+    Era(letter="E", words="0.11.5 to 0.24.0", since=Version(0, 11, 5), size_means="layout"),
+    Era(letter="F", words="0.30.0 and later", since=Version(0, 30, 0), size_means="log"),
 )
 
 
@@ -108,49 +71,31 @@ class Feature(NamedTuple):
     """What a version can do, from ``since`` on, and before ``until`` where it went away."""
 
     since: Version
-    words: str
     until: Version | None = None
 
 
 FEATURES: dict[str, Feature] = {
-    "keep_alive": Feature(Version(0, 1, 23), "keep_alive in requests"),
-    "dash_blobs": Feature(Version(0, 1, 30), "blob files are called sha256-…"),
-    "queue": Feature(Version(0, 1, 33), "several requests at once, a queue with a limit"),
-    "done_reason": Feature(Version(0, 1, 35), "done_reason; «inference compute» in the log"),
-    "ps": Feature(Version(0, 1, 38), "/api/ps"),
-    "ps_size_vram": Feature(Version(0, 1, 42), "size_vram in /api/ps"),
-    "model_info": Feature(Version(0, 1, 45), "GGUF metadata in /api/show"),
-    "embed": Feature(Version(0, 2, 6), "/api/embed"),
-    "gpu_overhead": Feature(
-        Version(0, 3, 10), "OLLAMA_GPU_OVERHEAD keeps video memory free", until=Version(0, 30, 0)
-    ),
-    "logits_for_slots": Feature(Version(0, 30, 0), "the runner is a llama-server, whose buffers are small"),
-    "prompt_cache_ram": Feature(Version(0, 30, 0), "each runner keeps old prompts in main memory"),
-    "load_timeout": Feature(Version(0, 3, 10), "OLLAMA_LOAD_TIMEOUT"),
-    "unload": Feature(Version(0, 3, 11), "the answer to an unload says so"),
-    "kv_cache_type": Feature(Version(0, 5, 0), "OLLAMA_KV_CACHE_TYPE"),
-    "json_create": Feature(Version(0, 5, 5), "/api/create takes from and parameters"),
-    "context_length": Feature(Version(0, 5, 13), "OLLAMA_CONTEXT_LENGTH"),
-    "show_tensors": Feature(Version(0, 6, 1), "tensors in /api/show"),
-    "capabilities": Feature(Version(0, 6, 4), "capabilities in /api/show"),
-    "ps_context": Feature(Version(0, 10, 0), "context_length in /api/ps"),
-    "truncate": Feature(Version(0, 12, 6), "truncate in requests"),
-    "flash_auto": Feature(Version(0, 12, 11), "flash attention where it works, unless told otherwise"),
-    # Cached prompt tokens are part of prompt_eval_count, but of no duration.
-    "cached_counted": Feature(Version(0, 4, 0), "prompt_eval_count holds cached tokens"),
-    "vram_tiers": Feature(Version(0, 15, 5), "the default context depends on the video memory"),
-    "automatic_batch": Feature(Version(0, 30, 0), "num_batch follows the context"),
-    "fit": Feature(Version(0, 30, 0), "llama-server places the layers; LLAMA_ARG_* reach it"),
-    "tag_capabilities": Feature(Version(0, 30, 0), "capabilities in /api/tags"),
-    "load_mode": Feature(Version(0, 32, 6), "--load-mode in place of --no-mmap"),
+    "ps": Feature(Version(0, 1, 38)),  # /api/ps
+    "model_info": Feature(Version(0, 1, 45)),  # GGUF metadata in /api/show
+    # OLLAMA_GPU_OVERHEAD keeps video memory free
+    "gpu_overhead": Feature(Version(0, 3, 10), until=Version(0, 30, 0)),
+    "kv_cache_type": Feature(Version(0, 5, 0)),  # OLLAMA_KV_CACHE_TYPE
+    "json_create": Feature(Version(0, 5, 5)),  # /api/create takes from and parameters
+    "context_length": Feature(Version(0, 5, 13)),  # OLLAMA_CONTEXT_LENGTH
+    "show_tensors": Feature(Version(0, 6, 1)),  # tensors in /api/show
+    "capabilities": Feature(Version(0, 6, 4)),  # capabilities in /api/show
+    "flash_auto": Feature(Version(0, 12, 11)),  # flash attention where it works, unless told otherwise
+    "vram_tiers": Feature(Version(0, 15, 5)),  # the default context depends on the video memory
+    "automatic_batch": Feature(Version(0, 30, 0)),  # num_batch follows the context
+    "fit": Feature(Version(0, 30, 0)),  # llama-server places the layers; LLAMA_ARG_* reach it
+    "logits_for_slots": Feature(Version(0, 30, 0)),  # the runner is a llama-server, whose buffers are small
+    "prompt_cache_ram": Feature(Version(0, 30, 0)),  # each runner keeps old prompts in main memory
 }
 
 
 def has(version: str, feature: str) -> bool:
     """Whether that version has it; a name of :data:`FEATURES`."""
     number, found = parse_version(version), FEATURES[feature]
-    if feature == "cached_counted" and number == Version(0, 30, 0):
-        return False  # for one release only
     return number >= found.since and (found.until is None or number < found.until)
 
 

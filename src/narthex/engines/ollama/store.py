@@ -91,15 +91,6 @@ def stored_models(store: str | Path) -> tuple[tuple[StoredModel, ...], tuple[str
     return tuple(sorted(models, key=lambda model: model.name)), tuple(gaps)
 
 
-def names_of(store: str | Path, digest: str) -> tuple[str, ...]:
-    """All names over one GGUF blob, in alphabetical order. Such names share one runner and reload each other.
-
-    ``digest`` may carry its ``sha256:``. Raises ModelFileError where the store can't be read.
-    """
-    wanted = _hex(digest) or digest
-    return tuple(model.name for model in stored_models(store)[0] if model.blob == wanted)
-
-
 def blob_path(store: str | Path, digest: str) -> Path | None:
     """Where a blob lies, or None. Before 0.1.30 the names had a colon."""
     if (number := _hex(digest)) is None:
