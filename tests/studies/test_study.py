@@ -230,6 +230,10 @@ def test_ctrl_c_ends_it_with_what_is_known() -> None:
 def test_it_takes_no_more_loads_than_allowed() -> None:
     for most in (5, 8, 12):
         assert study(question(max_loads=most), TIGHT).engine_loads <= most
+    for most in (1, 2):
+        result = study(question(max_loads=most), ROOMY)
+        assert result.engine_loads <= most
+        assert result.chosen is not None
 
 
 def test_it_begins_no_new_try_when_its_time_is_used() -> None:

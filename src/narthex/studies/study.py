@@ -206,7 +206,7 @@ class _Study:
 
     def _settle_for_a_tie(self) -> None:
         """One load of the best explicit setting and one more of the engine's: three loads in all."""
-        if not self.session.recorded("search"):
+        if not self.session.recorded("search") and self._out_of_loads(0) is None:
             self._try_an_explicit_one()
         house = next((row for row in self._settings if row.name == "house"), None)
         if house is not None:
@@ -218,7 +218,7 @@ class _Study:
             self.baselines["house"] = Baseline(name="house", knobs=house.knobs, record=None, why=why)
         winner = own_best(self.question, self.space, self.session.history)
         engine = self.baselines["engine"]
-        if winner is not None and len(self.session.history) < 3:
+        if winner is not None and len(self.session.history) < 3 and self._out_of_loads(0) is None:
             self.session.decide(
                 "confirm", "everything fits by the engine's own placement: one more load of it"
             )
