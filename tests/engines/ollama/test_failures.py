@@ -37,7 +37,7 @@ def failed(error: str, msg: str = "Load failed") -> str:
         ("the input length exceeds the context length", 400, Outcome.PROMPT_TRUNCATED),
         ("input exceeds maximum context length", 400, Outcome.PROMPT_TRUNCATED),
         ('option "num_ctx" must be of type integer', 500, Outcome.UNSUPPORTED_SETTING),
-        ("write /root/x-partial: no space left on device", 200, Outcome.DISK_FULL),
+        ("write /models/x-partial: no space left on device", 200, Outcome.DISK_FULL),
         (
             "model requires more system memory (9.1 GiB) than is available (7.2 GiB)",
             500,
