@@ -204,6 +204,25 @@ def test_what_a_killed_apply_left_is_known_and_taken_back(
     assert names(fresh) == {"small:latest", "small-set:latest"}
 
 
+@pytest.mark.slow
+def test_a_server_that_goes_down_in_the_proof_is_told_what_is_left_there(
+    fake_ollama: Start, gemma: Path, keep: Keep, capsys: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NARTHEX_OLLAMA_WAIT", "1s")
+    fake = fake_ollama(models={"small": gemma})
+    profile = keep(fake)
+    with Running("apply", profile.name, "--plain") as running:
+        running.until("warm-up")
+        fake.kill()
+        said = running.end()
+    assert said.code == ExitCode.NO_ENGINE, said.err
+    assert "«small-narthex» is not proven, and it can't be taken away" in said.err
+    assert f"narthex unapply {profile.name}" in said.err
+    fake.start()
+    assert run(command, ["unapply", profile.name]) == 0
+    assert names(fake) == {"small:latest"}
+
+
 def test_a_profile_of_llama_server_is_refused_with_the_nearest_which_can_be_applied(
     fresh: FakeOllama, keep: Keep, capsys: Shown
 ) -> None:

@@ -19,6 +19,8 @@ import pytest
 
 from narthex.cli.bench import host_of
 from narthex.cli.target import find_target
+from narthex.engines.ollama.discovery import find_server
+from narthex.engines.ollama.hand import hand_for
 from narthex.journal.journal import Journal
 from narthex.knobs import KnobValues
 from narthex.memory.calibrate import calibrate
@@ -240,6 +242,29 @@ class TestAnOllamaInAContainer:
         assert docker.containers.keys() == {own.id}
         assert docker.find("ollama").running
         assert "OLLAMA_KV_CACHE_TYPE" not in docker.find("ollama").env
+
+    def test_what_a_killed_run_left_is_said_and_put_right_where_a_restart_is_allowed(
+        self, docker: FakeDocker
+    ) -> None:
+        own = docker.find("ollama")
+        url = url_of(own)
+        hand = hand_for(find_server(url))
+        assert hand is not None
+        hand.set_env({"OLLAMA_KV_CACHE_TYPE": "q8_0", "OLLAMA_FLASH_ATTENTION": "1"})
+        assert docker.find("ollama").id != own.id
+        once = ("tune", "small", "--ollama", url, "--demo", "--ctx", "512", "--max-loads", "1", "--soak", "0")
+
+        alone = narthex(*once, *TURN, "--json")
+        assert alone.code == 0, alone.err
+        assert "It has settings that narthex gave it" in alone.err
+        assert "kv=q8_0" in alone.data["engine"]
+        assert docker.find("ollama").id != own.id
+
+        allowed = narthex(*once, *TURN, "--restart-container", "--json")
+        assert allowed.code == 0, allowed.err
+        assert "yours are put back" in allowed.err
+        assert "kv=q8_0" not in allowed.data["engine"]
+        assert docker.containers.keys() == {own.id}
 
 
 def room_for_q8_0(url: str) -> int:
