@@ -65,14 +65,14 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, 
     return code, seen.out, seen.err
 
 
-def profile(name: str, *, model: ModelRef, proven: bool) -> None:
+def profile(name: str, *, model: ModelRef, proven: bool, engine_kind: str = "ollama") -> None:
     with Journal.open() as journal:
         save_profile(
             journal,
             Profile(
                 name=name,
                 model=model,
-                engine_kind="ollama",
+                engine_kind=engine_kind,
                 engine_key="ollama 0.33.0",
                 engine_build="0.33.0",
                 host_key="h",
@@ -253,6 +253,24 @@ class TestWithItsStore:
         profile("file", model=by_file, proven=False)
         assert row(holdings(server), "b:latest").profile == "file"
         assert "file (not proven)" in as_text(server, [], holdings(server))
+
+    def test_a_proven_profile_goes_before_a_newer_one_that_is_not(self, server: Server) -> None:
+        model = ModelRef(path="", identity="x", name="a:latest", served_as="a:latest")
+        profile("proven", model=model, proven=True)
+        profile("newer", model=model, proven=False)
+        assert row(holdings(server), "a:latest").profile == "proven"
+
+    def test_a_profile_for_another_engine_is_shown_only_where_there_is_no_other_and_marked(
+        self, server: Server, writer: StoreWriter
+    ) -> None:
+        blob = row(holdings(server), "a:latest").blob
+        by_file = ModelRef(path=str(writer.path(blob)), identity="y", name="a")
+        profile("elsewhere", model=by_file, proven=True, engine_kind="llama-server")
+        found = holdings(server)
+        assert row(found, "a:latest").profile_engine == "llama-server"
+        assert "elsewhere (for llama-server, proven)" in as_text(server, [], found)
+        profile("here", model=by_file, proven=False)
+        assert row(holdings(server), "a:latest").profile == "here"
 
     def test_a_profile_made_from_afar_is_known_by_the_blob(self, server: Server) -> None:
         blob = row(holdings(server), "a:latest").blob

@@ -40,6 +40,29 @@ def test_two_models_of_one_name_do_not_share_a_profile() -> None:
         assert save_profile(journal, saved) == saved  # the second time it keeps that name
 
 
+def test_two_engines_do_not_share_a_profile() -> None:
+    """One model, one goal and one context: the names would be the same."""
+    in_ollama = msgspec.structs.replace(profile(), engine_kind="ollama")
+    with Journal.open() as journal:
+        save_profile(journal, profile())
+        saved = save_profile(journal, in_ollama)
+        assert saved.name == "demo-7b-fastest-8k-ollama"
+        assert load_profile(journal, "demo-7b-fastest-8k").engine_kind == "llama-server"
+        assert save_profile(journal, in_ollama) == saved  # as a later study makes it
+        assert save_profile(journal, saved) == saved
+        assert save_profile(journal, profile()) == profile()
+        assert len(list_profiles(journal)) == 2
+
+
+def test_two_models_and_two_engines_have_four_names() -> None:
+    kinds = ("llama-server", "ollama")
+    with Journal.open() as journal:
+        for model in (MODEL, OTHER_FILE):
+            for kind in kinds:
+                save_profile(journal, msgspec.structs.replace(profile(model=model), engine_kind=kind))
+        assert len(list_profiles(journal)) == 4
+
+
 @pytest.mark.parametrize(
     "text",
     ["demo-7b-fa", "Demo-7B-Fastest", "Demo 7B", "demo 7b", "demo-7b.gguf", MODEL.path, MODEL.identity],

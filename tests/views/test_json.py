@@ -40,6 +40,17 @@ def test_it_is_plain_json_and_values_are_right() -> None:
     assert found["baselines"][2]["outcome"] is None
 
 
+def test_a_soak_tells_what_worked_beside_it_and_its_doubts() -> None:
+    (report,) = study_result().soaks
+    beside = msgspec.structs.replace(report, beside="comfyui", jobs=2, doubts=("it waited",))
+    alone, busy = (
+        tune_json(msgspec.structs.replace(study_result(), soaks=(each,)))["soaks"][0]
+        for each in (report, beside)
+    )
+    assert (alone["beside"], alone["jobs"], alone["doubts"]) == (None, None, [])
+    assert (busy["beside"], busy["jobs"], busy["doubts"]) == ("comfyui", 2, ["it waited"])
+
+
 def test_without_a_winner_the_profile_is_null() -> None:
     assert tune_json(msgspec.structs.replace(study_result(), chosen=None))["profile"] is None
 

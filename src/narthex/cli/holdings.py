@@ -48,8 +48,9 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     same_blob_as: str | None = None  # the first name over the same blob
     made_from: str | None = None  # the model it was created from
     loaded: Loaded | None = None
-    profile: str | None = None  # the newest one of this model
+    profile: str | None = None  # the best one of this model: a proven one goes before others
     profile_proven: bool | None = None
+    profile_engine: str | None = None  # "ollama"; "llama-server" where that is all there is for its file
     role: str | None = None  # of the house policy
     note: str | None = None
     removal: str | None = None  # why the policy calls it a candidate for removal
@@ -230,16 +231,24 @@ def _with_record(
 ) -> Held:
     place = stored.get(_key(row.name))
     path = place.path if place else None
-    profile = next((each for each in profiles if _is_of(each, row, path)), None)
+    mine = [each for each in profiles if _is_of(each, row, path)]
+    profile = max(mine, key=lambda each: _weight(each, row), default=None)  # of equals the newest
     house = policy.for_model(row.name)
     return msgspec.structs.replace(
         row,
         profile=profile.name if profile else None,
         profile_proven=profile.proven if profile else None,
+        profile_engine=profile.engine_kind if profile else None,
         role=house.role,
         note=house.note,
         removal=house.removal,
     )
+
+
+def _weight(profile: Profile, row: Held) -> tuple[bool, bool, bool, bool]:
+    """What makes a profile the one to show: made in Ollama, under this name, no demo, proven."""
+    named = bool(profile.model.served_as) and same(profile.model.served_as, row.name)
+    return profile.engine_kind == "ollama", named, not profile.demo, profile.proven
 
 
 def _is_of(profile: Profile, row: Held, path: str | None) -> bool:

@@ -77,7 +77,7 @@ def house_of(bench: Bench) -> House:
 def current_of(tuning: Tuning, bench: Bench) -> KnobValues | None:
     """What the user has now: the newest profile of this model that can hold the turn, else what the model's
     own PARAMETERs make of it. A demo's profile counts in a demo only; in Ollama a profile is in use once it
-    is applied."""
+    was applied, there and to this model."""
     from narthex.profiles.store import list_profiles
 
     target, question = bench.target, tuning.question
@@ -87,8 +87,11 @@ def current_of(tuning: Tuning, bench: Bench) -> KnobValues | None:
             profile.model.identity == target.inspection.identity and profile.engine_kind == target.engine.kind
         )
         real = question.demo or not profile.demo
-        same_name = profile.model.served_as == target.model.served_as
-        used = target.server is None or (profile.applied_as is not None and same_name)
+        used = target.server is None or (
+            profile.applied_as is not None
+            and profile.applied_to == target.server.url
+            and profile.model.served_as == target.model.served_as
+        )
         if mine and real and used and profile.knobs.num_ctx >= need:
             return profile.knobs
     return _parameters_of(bench) if target.server is not None else None
@@ -165,10 +168,10 @@ def _keep(journal: Journal, result: StudyResult, bench: Bench) -> str:
     tuned model in Ollama it goes on to know."""
     from narthex.cli.served_plan import own_parameters
     from narthex.profiles.choose import profile_from
-    from narthex.profiles.store import list_profiles, save_profile
+    from narthex.profiles.store import list_profiles, save_profile, with_own_name
 
     target = bench.target
-    profile = profile_from(result, engine=target.engine, host=bench.host)
+    profile = with_own_name(journal, profile_from(result, engine=target.engine, host=bench.host))
     if (server := target.server) is not None:
         profile = msgspec.structs.replace(
             profile,
@@ -176,7 +179,7 @@ def _keep(journal: Journal, result: StudyResult, bench: Bench) -> str:
             base_parameters=own_parameters(target)[0],
         )
     for older in list_profiles(journal):
-        if older.name == profile.name and older.model.identity == profile.model.identity:
+        if older.name == profile.name:
             made = {name: getattr(older, name) for name in ("applied_as", "applied_to", "applied_digest")}
             profile = msgspec.structs.replace(profile, **made)
     return save_profile(journal, profile).name

@@ -15,16 +15,22 @@ from narthex.trials.soak import SoakReport
 
 
 def save_profile(journal: Journal, profile: Profile) -> Profile:
-    """Store a profile. Returns it with the name it got: where another model has that name already, the
-    first letters of the model's identity are put behind it."""
-    for row in journal.profile_bodies():
-        if row.name == profile.name and row.model_identity != profile.model.identity:
-            profile = msgspec.structs.replace(
-                profile, name=f"{profile.name}-{profile.model.identity.removeprefix('ollama:')[:6].lower()}"
-            )
-            break
+    """Store a profile. Returns it with the name it got; see :func:`with_own_name`."""
+    profile = with_own_name(journal, profile)
     journal.append_profile(profile.name, profile.model.identity, msgspec.json.encode(profile))
     return profile
+
+
+def with_own_name(journal: Journal, profile: Profile) -> Profile:
+    """The profile under a name of its own: where another model has it already, the first letters of the
+    model's identity are put behind it, and where it is the same model on another engine, the engine's kind."""
+    others = {row.name: row for row in journal.profile_bodies()}
+    name = profile.name
+    if (row := others.get(name)) is not None and row.model_identity != profile.model.identity:
+        name += f"-{profile.model.identity.removeprefix('ollama:')[:6].lower()}"
+    if (row := others.get(name)) is not None and _profile(row).engine_kind != profile.engine_kind:
+        name += f"-{profile.engine_kind}"
+    return msgspec.structs.replace(profile, name=name)
 
 
 def add_soak(journal: Journal, profile: Profile, report: SoakReport) -> Profile:

@@ -117,7 +117,6 @@ def _server_lines(server: Server) -> list[str]:
 
 
 def _cells(model: Held) -> tuple[str, ...]:
-    proven = "proven" if model.profile_proven else "not proven"
     return (
         printable(model.name),
         "cloud" if model.cloud else format_size(model.size_bytes),
@@ -126,8 +125,16 @@ def _cells(model: Held) -> tuple[str, ...]:
         "?" if model.capabilities is None else printable(", ".join(model.capabilities)) or "–",
         _loaded_words(model.loaded) if model.loaded else "",
         _file_words(model),
-        f"{model.profile} ({proven})" if model.profile else "",
+        _profile_words(model),
     )
+
+
+def _profile_words(model: Held) -> str:
+    if model.profile is None:
+        return ""
+    proven = "proven" if model.profile_proven else "not proven"
+    engine = "" if model.profile_engine == "ollama" else f"for {model.profile_engine}, "
+    return f"{model.profile} ({engine}{proven})"
 
 
 def _file_words(model: Held) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from narthex.cli.options import json_option, ollama_option
+from narthex.cli.options import json_option, ollama_option, plain_option
 from narthex.errors import ExitCode, ModelFileError
 from narthex.journal.journal import Journal
 from narthex.outcomes import Outcome
@@ -94,15 +94,16 @@ def export_(name: str, form: str, nearest: bool, server_wide: bool) -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--engine-path", "engine_path", metavar="FILE", help="The llama-server to use.")
+@click.option("--engine-path", metavar="FILE", help="The llama-server to use.")
 @ollama_option
+@plain_option
 @json_option
-def verify(name: str, engine_path: str | None, ollama: str | None, as_json: bool) -> int:
+def verify(name: str, as_json: bool, **given: Any) -> int:
     """Prove a profile again, in one load. Exit code 0: it holds; 1: it does not."""
     with _open() as journal:
         profile = load_profile(journal, name)
         journal.must_be_writable()
-        verification = _verify(journal, profile, engine_path, ollama)
+        verification = _verify(journal, profile, given)
     if as_json:
         _print_json({"profile": profile.name, **msgspec.to_builtins(verification)})
     else:
@@ -153,16 +154,17 @@ def _unlisted(profile: Profile) -> str | None:
     return engine.path if engine else None
 
 
-def _verify(journal: Journal, profile: Profile, engine_path: str | None, ollama: str | None) -> Verification:
+def _verify(journal: Journal, profile: Profile, given: dict[str, Any]) -> Verification:
     from narthex.cli.bench import bench
     from narthex.cli.target import find_profiled
     from narthex.profiles.verify import after_verify, judge, trial_for
     from narthex.trials.trial import TrialRecord
     from narthex.views.progress import Progress
 
-    target = find_profiled(profile, engine_path=engine_path, ollama=ollama)
+    target = find_profiled(profile, engine_path=given["engine_path"], ollama=given["ollama"])
     title = f"{profile.name}: one trial of {profile.knobs.describe()}"
-    with Progress(title, 1) as progress, bench(target, say=progress.note) as ready:
+    progress = Progress(title, 1, plain=given["plain"])
+    with progress, bench(target, say=progress.note) as ready:
         started = time.time()
         trial = trial_for(profile, target.engine, ready.host)
         observation = ready.runner.run(trial, progress.watch)
