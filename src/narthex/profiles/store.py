@@ -22,8 +22,8 @@ def save_profile(journal: Journal, profile: Profile) -> Profile:
 
 
 def with_own_name(journal: Journal, profile: Profile) -> Profile:
-    """The profile under a name of its own: where another model has it already, the first letters of the
-    model's identity are put behind it, and where it is the same model on another engine, the engine's kind."""
+    """The profile under a name of its own: where another model has it already, the first letters of its
+    model's identity are put behind it; where it is the same model on another engine, that engine's kind."""
     others = {row.name: row for row in journal.profile_bodies()}
     name = profile.name
     if (row := others.get(name)) is not None and row.model_identity != profile.model.identity:
