@@ -16,11 +16,11 @@ import click
 from narthex import errors, settings
 from narthex.cli.main import COMMANDS
 from narthex.engines.ollama import options
+from narthex.engines.ollama.variables import OF_KNOBS
 from narthex.errors import ExitCode, NarthexError
 from narthex.knobs import KNOBS, KnobValues
 from narthex.outcomes import Outcome
 from narthex.policy.records import NAMED_SECTIONS, SECTIONS, keys_of
-from narthex.profiles.express import VARIABLES
 from narthex.views.text import OUTCOME_WORDS
 
 FOLDER = Path(__file__).resolve().parent / "reference"
@@ -176,7 +176,7 @@ def ollamas_names() -> dict[str, str]:
         for option in options.NAMES
         for knob in options.knobs_from({option: 1}, start).difference(start)
     }
-    return {**VARIABLES, **found}
+    return {**OF_KNOBS, **found}
 
 
 def settings_page() -> str:

@@ -15,10 +15,10 @@ from narthex.cli.holdings import Held
 from narthex.cli.main import COMMANDS, LazyGroup
 from narthex.cli.main import command as narthex
 from narthex.engines.ollama.options import NAMES
+from narthex.engines.ollama.variables import OF_KNOBS
 from narthex.errors import ExitCode
 from narthex.knobs import KNOBS
 from narthex.outcomes import Outcome
-from narthex.profiles.express import VARIABLES
 from narthex.profiles.profile import Profile
 from narthex.settings import SETTINGS
 from narthex.testing.studies import study_result
@@ -99,7 +99,7 @@ def test_the_knobs_page_tells_what_each_knob_is_in_ollama() -> None:
     rows = [line.split(" | ") for line in page("knobs.md").splitlines() if line.startswith("| `")]
     told = {row[0].strip("| `"): row[2].strip("`") for row in rows}
     assert list(told) == [knob.name for knob in KNOBS]
-    assert set(told.values()) == {*NAMES, *VARIABLES.values()}
+    assert set(told.values()) == {*NAMES, *OF_KNOBS.values()}
     assert told["gpu_layers"] == "num_gpu"
     assert told["batch"] == told["ubatch"] == "num_batch"
 

@@ -12,22 +12,17 @@ from typing import Any
 import msgspec
 
 from narthex.engines._base import Limits
+from narthex.engines.ollama.variables import OF_KNOBS
 from narthex.knobs import KnobValues
 from narthex.memory.frontier import most_layers
 from narthex.memory.plan import Device, plan_memory
 from narthex.models.inspection import Inspection
 from narthex.profiles.profile import Profile
 
-VARIABLES = {
-    "kv_type": "OLLAMA_KV_CACHE_TYPE",
-    "flash_attn": "OLLAMA_FLASH_ATTENTION",
-    "parallel": "OLLAMA_NUM_PARALLEL",
-    "cpu_moe": "LLAMA_ARG_N_CPU_MOE",
-}
 UNSET = Limits(
     fixed={"kv_type": "f16", "flash_attn": "auto", "parallel": 1, "cpu_moe": 0},
-    why={knob: f"{variable} is not set" for knob, variable in VARIABLES.items()},
-    variables=VARIABLES,
+    why={knob: f"{variable} is not set" for knob, variable in OF_KNOBS.items()},
+    variables=OF_KNOBS,
     one_batch=True,
 )
 """A server with none of its variables set."""
@@ -90,18 +85,18 @@ def server_variables(knobs: KnobValues) -> dict[str, str]:
 
 def _variables(knobs: KnobValues) -> Iterator[tuple[str, str]]:
     if knobs.kv_type != "f16":
-        yield VARIABLES["kv_type"], knobs.kv_type
+        yield OF_KNOBS["kv_type"], knobs.kv_type
     if knobs.flash_attn == "off" or (knobs.flash_attn == "on" and knobs.kv_type != "f16"):
-        yield VARIABLES["flash_attn"], str(int(knobs.flash_attn == "on"))
+        yield OF_KNOBS["flash_attn"], str(int(knobs.flash_attn == "on"))
     if knobs.parallel != 1:
-        yield VARIABLES["parallel"], str(knobs.parallel)
+        yield OF_KNOBS["parallel"], str(knobs.parallel)
     if knobs.cpu_moe:
-        yield VARIABLES["cpu_moe"], str(knobs.cpu_moe)
+        yield OF_KNOBS["cpu_moe"], str(knobs.cpu_moe)
 
 
 def own_limits(knobs: KnobValues) -> Limits:
     """The limits of a server whose environment holds :func:`server_variables` of this setting."""
-    return Limits(fixed={name: getattr(knobs, name) for name in VARIABLES}, one_batch=True)
+    return Limits(fixed={name: getattr(knobs, name) for name in OF_KNOBS}, one_batch=True)
 
 
 def _same(name: str, wanted: Any, fixed: Any) -> bool:

@@ -4,17 +4,16 @@ keeps a model, how much main memory it keeps prompts in. Each is a proposal wher
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from math import ceil
 from statistics import median
 
-from narthex.engines.ollama import eras
-from narthex.engines.ollama.server_wide import CACHE_RAM
+from narthex.engines.ollama import eras, variables
+from narthex.engines.ollama.durations import default_keep_alive
 from narthex.knobs import KnobValues
 from narthex.memory import overhead
 from narthex.memory.frontier import most_layers
-from narthex.memory.plan import FIT_TARGET, plan_memory
+from narthex.memory.plan import plan_memory
 from narthex.outcomes import Outcome
 from narthex.studies.limits import engines_own
 from narthex.studies.live_space import cpu_share
@@ -26,11 +25,8 @@ from narthex.units import GIB, MIB, format_duration, format_size
 CACHE_STEPS = (4096, 2048, 1024, 512, 256, 0)  # MiB
 HOST_ROOM = GIB  # main memory that stays free beside all of it
 KEPT_LONG_S = 12 * 3600.0  # kept for half a day is as good as kept for ever
-USUAL_KEPT_S = 300.0
 _FIT_STEP = 64 * MIB
 _OWN = "Ollama's own placement"
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def habit_proposals(known: Known, env: Mapping[str, str], version: str) -> Iterator[ServerProposal]:
@@ -76,7 +72,7 @@ def _own(known: Known, num_ctx: int) -> KnobValues:
 
 def _fit_target(known: Known, env: Mapping[str, str]) -> Iterator[ServerProposal]:
     """Ollama's own placement leaves 1 GiB free: more than is needed costs layers."""
-    now = _mib(env.get("LLAMA_ARG_FIT_TARGET", ""), FIT_TARGET)
+    now = variables.fit_target(env)
     wanted = ceil((known.machine.reserve + overhead.CUDA_RUNTIME) / _FIT_STEP) * _FIT_STEP
     if now is None or wanted >= now:
         return
@@ -86,7 +82,7 @@ def _fit_target(known: Known, env: Mapping[str, str]) -> Iterator[ServerProposal
         return
     yield ServerProposal(
         factor="fit_target",
-        env={"LLAMA_ARG_FIT_TARGET": str(wanted // MIB)},
+        env={variables.FIT_TARGET: str(wanted // MIB)},
         knobs=_own(known, num_ctx),
         turn_s=after[0],
         over=_OWN,
@@ -101,9 +97,8 @@ def _fit_target(known: Known, env: Mapping[str, str]) -> Iterator[ServerProposal
 
 def _default_context(known: Known, here: Outlook, env: Mapping[str, str]) -> Iterator[ServerProposal]:
     """Clients that ask for no context get the server's, which may be far more than the card has room for."""
-    told = env.get("OLLAMA_CONTEXT_LENGTH", "")
-    now = int(told) if told.isdecimal() and int(told) else known.machine.default_ctx
-    target = _mib(env.get("LLAMA_ARG_FIT_TARGET", ""), FIT_TARGET)
+    now = variables.context_length(env) or known.machine.default_ctx
+    target = variables.fit_target(env)
     if now is None or target is None:
         return
     now, wanted = min(now, known.inspection.context_train or now), here.knobs.num_ctx
@@ -112,7 +107,7 @@ def _default_context(known: Known, here: Outlook, env: Mapping[str, str]) -> Ite
         return
     yield ServerProposal(
         factor="num_ctx",
-        env={"OLLAMA_CONTEXT_LENGTH": str(wanted)},
+        env={variables.CONTEXT_LENGTH: str(wanted)},
         knobs=_own(known, wanted),
         turn_s=after[0],
         over=f"{_OWN} with the server's context of {now}",
@@ -127,7 +122,7 @@ def _default_context(known: Known, here: Outlook, env: Mapping[str, str]) -> Ite
 
 def _keep_alive(known: Known, here: Outlook, env: Mapping[str, str]) -> Iterator[ServerProposal]:
     """After a pause the model is gone, and the next turn waits for a load."""
-    kept = _seconds(env.get("OLLAMA_KEEP_ALIVE", ""))
+    kept = default_keep_alive(env.get(variables.KEEP_ALIVE, ""))
     done = [row.observation for row in known.history if row.observation.outcome is Outcome.DONE]
     loads = [seen.load_s for seen in done if seen.load_s]
     if kept is None or kept >= KEPT_LONG_S or not loads or known.question.beside:
@@ -138,7 +133,7 @@ def _keep_alive(known: Known, here: Outlook, env: Mapping[str, str]) -> Iterator
     held = max((seen.peaks.vram_bytes or 0 for seen in done), default=0)
     yield ServerProposal(
         factor="keep_alive",
-        env={"OLLAMA_KEEP_ALIVE": "-1"},
+        env={variables.KEEP_ALIVE: "-1"},
         knobs=here.knobs,
         turn_s=here.turn_s,
         over=f"the first turn after {format_duration(kept)} without one",
@@ -154,7 +149,7 @@ def _keep_alive(known: Known, here: Outlook, env: Mapping[str, str]) -> Iterator
 
 def _cache_ram(known: Known, here: Outlook, env: Mapping[str, str]) -> Iterator[ServerProposal]:
     """Each runner may keep up to 8 GiB of prompts in main memory, whatever there is."""
-    now, machine = _mib(env.get("LLAMA_ARG_CACHE_RAM", ""), CACHE_RAM), known.machine
+    now, machine = variables.cache_ram(env), known.machine
     free = machine.devices[-1].free_bytes
     if now is None or free is None:
         return
@@ -165,7 +160,7 @@ def _cache_ram(known: Known, here: Outlook, env: Mapping[str, str]) -> Iterator[
         return
     yield ServerProposal(
         factor="cache_ram",
-        env={"LLAMA_ARG_CACHE_RAM": str(wanted)},
+        env={variables.CACHE_RAM: str(wanted)},
         knobs=here.knobs,
         over="what it may take now",
         gain_of="memory",
@@ -173,26 +168,3 @@ def _cache_ram(known: Known, here: Outlook, env: Mapping[str, str]) -> Iterator[
         f"old prompts may grow to {format_size(now)}: then the kernel ends a process.",
         cost=f"{EVERYONE} Prompts that are not kept are read again.",
     )
-
-
-def _mib(text: str, usual: int) -> int | None:
-    """Bytes of a variable in MiB; ``usual`` where it is not set, None where it is no plain number."""
-    first = text.split(",", maxsplit=1)[0].strip()
-    if not first:
-        return usual
-    return int(first) * MIB if first.isdecimal() else None
-
-
-def _seconds(text: str) -> float | None:
-    """Seconds of a keep-alive as Ollama reads it: «5m0s», «300», negative is for ever. None: unreadable."""
-    text = text.strip()
-    if not text:
-        return USUAL_KEPT_S
-    if text.startswith("-"):
-        return float("inf")
-    if text.isdecimal():
-        return float(text)
-    parts = _DURATION.findall(text)
-    if "".join(number + unit for number, unit in parts) != text:
-        return None
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)

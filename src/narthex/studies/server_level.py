@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from narthex.engines._base import Limits
-from narthex.engines.ollama import eras
+from narthex.engines.ollama import eras, variables
 from narthex.models.inspection import Inspection
 from narthex.studies.live_space import Machine
 from narthex.studies.outlook import EVERYONE, WORTH, Known, Outlook
@@ -88,21 +88,21 @@ def _changes(limits: Limits, question: Question) -> Iterator[_Change]:
     if flash == "off":
         yield _Change(
             factor="flash_attn",
-            env={"OLLAMA_FLASH_ATTENTION": "1"},
+            env={variables.FLASH_ATTENTION: "1"},
             fixed={"flash_attn": "on"},
             cost=f"{EVERYONE} On some older cards it is slower.",
         )
     for kv_type in question.allow_kv if "kv_type" in fixed else ():
         if kv_type == fixed["kv_type"]:
             continue
-        env, turned = {"OLLAMA_KV_CACHE_TYPE": kv_type}, {"kv_type": kv_type}
+        env, turned = {variables.KV_CACHE_TYPE: kv_type}, {"kv_type": kv_type}
         if kv_type != "f16" and flash != "on":
-            env["OLLAMA_FLASH_ATTENTION"], turned["flash_attn"] = "1", "on"  # it refuses to load without
+            env[variables.FLASH_ATTENTION], turned["flash_attn"] = "1", "on"  # it refuses to load without
         yield _Change(factor="kv_type", env=env, fixed=turned, cost=f"{EVERYONE} {_QUALITY[kv_type]}")
     if fixed.get("parallel", 1) > 1:
         yield _Change(
             factor="parallel",
-            env={"OLLAMA_NUM_PARALLEL": "1"},
+            env={variables.NUM_PARALLEL: "1"},
             fixed={"parallel": 1},
             cost=f"{EVERYONE} Each answers one request at a time then, and the others wait.",
         )

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from narthex.engines.ollama.formers import (
-    default_keep_alive,
     describe,
     keep_alive,
     missing_options,
@@ -39,26 +38,6 @@ def test_a_loaded_model_is_described_in_one_line() -> None:
     assert told.startswith("qwen3:30b · 20.0 GiB · 25%/75% CPU/GPU · context 8192 · for 4 min ")
     assert describe(expiring(9e9)).endswith("for ever")
     assert describe(expiring(-5)).endswith("while it answers")
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("", 300),
-        ("5m0s", 300),
-        ("1h30m", 5400),
-        ("90", 90),
-        ("0", 0),
-        ("1.5h", 5400),
-        ("-1", None),
-        ("-1m", None),
-        ("2562047h47m16.854775807s", None),
-        ("soon", 300),
-        ("1.2.3s", 300),
-    ],
-)
-def test_the_servers_keep_alive_is_read_as_ollama_reads_it(text: str, seconds: float | None) -> None:
-    assert default_keep_alive(text) == seconds
 
 
 def test_for_ever_stays_for_ever() -> None:

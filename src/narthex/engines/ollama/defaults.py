@@ -11,6 +11,7 @@ from narthex.engines.ollama.log import default_ctx_line
 from narthex.engines.ollama.logs import LogSource
 from narthex.engines.ollama.options import knobs_from
 from narthex.engines.ollama.records import Server
+from narthex.engines.ollama.variables import CONTEXT_LENGTH, context_length
 from narthex.knobs import KnobValues
 
 
@@ -52,9 +53,8 @@ def server_ctx(server: Server, engine: Engine, log: LogSource | None = None) -> 
 
     Without the server's settings and log it is worked out from the version and the video memory.
     """
-    text = server.env.get("OLLAMA_CONTEXT_LENGTH", "")
-    if text.isdecimal() and int(text) > 0:
-        return int(text), "OLLAMA_CONTEXT_LENGTH of the server"
+    if (asked := context_length(server.env)) is not None:
+        return asked, f"{CONTEXT_LENGTH} of the server"
     told = default_ctx_line(log.start()) if log is not None else None
     if told:
         return told, "what the server chose for its video memory"

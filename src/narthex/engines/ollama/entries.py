@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
+from narthex.engines.ollama.durations import go_seconds
+
 _CARRIER = re.compile(
     r"^(?:[A-Z][a-z]{2} [ \d]\d [\d:]{8} \S+ [\w.-]+\[\d+\]: "  # journal
     r"|\[(?:pod/)?[\w./-]+/[\w./-]+\] "  # kubectl --prefix
@@ -27,8 +29,6 @@ _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PAIR = re.compile(rf'({_QUOTED}|[^\s="]+)=({_QUOTED}|\S*)')
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|µs|μs|us|ns|s)")
-_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "µs": 1e-6, "μs": 1e-6, "us": 1e-6, "ns": 1e-9}
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +93,7 @@ def _own(text: str) -> tuple[str, Entry | Access | None]:
     if (found := _ACCESS.search(text)) is not None:
         access = Access(
             status=int(found["status"]),
-            seconds=_seconds(found["took"]),
+            seconds=go_seconds(found["took"]) or 0.0,
             client=found["client"],
             method=found["method"],
             path=found["path"],
@@ -115,8 +115,3 @@ def _plain(value: str) -> str:
 def _unescape(found: re.Match[str]) -> str:
     code = found[1]
     return chr(int(code[1:], 16)) if len(code) > 1 else _ESCAPES.get(code, code)
-
-
-def _seconds(took: str) -> float:
-    """Go's way to write a duration: ``1m23s``, ``152.3µs``."""
-    return sum(float(count) * _SECONDS[unit] for count, unit in _DURATION.findall(took))

@@ -13,13 +13,24 @@ from narthex.engines._base import Limits
 from narthex.engines.ollama import eras
 from narthex.engines.ollama.log import last_load_command, server_config
 from narthex.engines.ollama.records import Server
-from narthex.units import MIB
+from narthex.engines.ollama.variables import (
+    CACHE_RAM,
+    CPU_MOE,
+    FIT_TARGET,
+    FLASH_ATTENTION,
+    KV_CACHE_TYPE,
+    NUM_PARALLEL,
+    OF_KNOBS,
+    RUNNERS,
+    USUAL_CACHE_RAM,
+    cache_ram,
+    context_length,
+    count,
+)
 
-CACHE_RAM = 8192 * MIB
-"""The usual size of a runner's prompt cache (llama-server's --cache-ram)."""
 _PREFIXES = (
     "OLLAMA_",
-    "LLAMA_ARG_",
+    RUNNERS,
     "CUDA_VISIBLE_",
     "NVIDIA_VISIBLE_",
     "ROCR_",
@@ -30,29 +41,20 @@ _PREFIXES = (
 )
 _SECRET = ("KEY", "TOKEN", "PASSWORD", "SECRET")
 START_LINES = 2000  # within these a start says what it found, at OLLAMA_DEBUG=2 too
-_FLASH = "OLLAMA_FLASH_ATTENTION"
-_KV = "OLLAMA_KV_CACHE_TYPE"
 _FALSE = ("0", "f", "false")  # as Go reads a boolean; any other text counts as true
-_FIT = "LLAMA_ARG_"
 # llama-server's own variables for what Ollama always passes as a flag have no effect.
 _OVERRULED = {
-    f"{_FIT}{name}"
+    f"{RUNNERS}{name}"
     for name in ("MODEL", "HOST", "PORT", "CTX_SIZE", "N_PARALLEL", "FLASH_ATTN", "BATCH", "UBATCH", "RPC")
 }
 _KNOWN = {
-    f"{_FIT}FIT": "autofit",
-    f"{_FIT}FIT_TARGET": "fit",
-    f"{_FIT}N_CPU_MOE": "cpu_moe",
-    f"{_FIT}CACHE_RAM": "cache_ram",
+    f"{RUNNERS}FIT": "autofit",
+    FIT_TARGET: "fit",
+    CPU_MOE: "cpu_moe",
+    CACHE_RAM: "cache_ram",
 }
-_SHOWN_IN_KV = (f"{_FIT}CACHE_TYPE_K", f"{_FIT}CACHE_TYPE_V")
+_SHOWN_IN_KV = (f"{RUNNERS}CACHE_TYPE_K", f"{RUNNERS}CACHE_TYPE_V")
 _SINCE = {"kv_type": "kv_cache_type", "cpu_moe": "fit"}  # knob → what an Ollama must have for it
-_VARIABLES = {
-    "kv_type": _KV,
-    "flash_attn": _FLASH,
-    "parallel": "OLLAMA_NUM_PARALLEL",
-    "cpu_moe": f"{_FIT}N_CPU_MOE",
-}
 
 
 def effective_env(lines: Sequence[str], raw: Mapping[str, str]) -> dict[str, str]:
@@ -61,9 +63,9 @@ def effective_env(lines: Sequence[str], raw: Mapping[str, str]) -> dict[str, str
     ``raw`` is empty where that can't be read. Without either the result is empty: unknown.
     """
     found = server_config(lines[:START_LINES])
-    if found.get(_FLASH, "").lower() in _FALSE:
-        said_so = bool(raw.get(_FLASH)) if raw else _runner_went_without(lines)
-        found = {name: value for name, value in found.items() if said_so or name != _FLASH}
+    if found.get(FLASH_ATTENTION, "").lower() in _FALSE:
+        said_so = bool(raw.get(FLASH_ATTENTION)) if raw else _runner_went_without(lines)
+        found = {name: value for name, value in found.items() if said_so or name != FLASH_ATTENTION}
     env = {**{name: value for name, value in raw.items() if name not in found}, **found}
     return {name: value for name, value in sorted(env.items()) if value and _tells(name)}
 
@@ -77,8 +79,8 @@ def limits_of(env: Mapping[str, str], version: str) -> Limits:
             "parallel": _parallel(env, version),
             "cpu_moe": _cpu_moe(env, version),
         },
-        why={knob: _why(env, version, knob) for knob in _VARIABLES},
-        variables={knob: name for knob, name in _VARIABLES.items() if _counts(version, knob)},
+        why={knob: _why(env, version, knob) for knob in OF_KNOBS},
+        variables={knob: name for knob, name in OF_KNOBS.items() if _counts(version, knob)},
         one_batch=True,
     )
 
@@ -89,10 +91,10 @@ def _counts(version: str, knob: str) -> bool:
 
 
 def _why(env: Mapping[str, str], version: str, knob: str) -> str:
-    name = _VARIABLES[knob]
+    name = OF_KNOBS[knob]
     if not _counts(version, knob):
         return f"Ollama reads {name} since {eras.since(_SINCE[knob])}"
-    below = _SHOWN_IN_KV[0] if name == _KV else name
+    below = _SHOWN_IN_KV[0] if name == KV_CACHE_TYPE else name
     told = next((each for each in (name, below) if env.get(each)), None)
     return f"the server has {told}={env[told]}" if told else f"{name} is not set on the server"
 
@@ -103,8 +105,8 @@ def variant_of(env: Mapping[str, str], version: str) -> str:
         "kv": _other(_kv_type(env, version), "f16"),
         "flash": _other(_flash(env, version), _flash({}, version)),
         "slots": _other(_parallel(env, version), eras.default_parallel(version)),
-        "ctx": _count(env.get("OLLAMA_CONTEXT_LENGTH")) if eras.has(version, "context_length") else None,
-        "overhead": _count(env.get("OLLAMA_GPU_OVERHEAD")) if eras.has(version, "gpu_overhead") else None,
+        "ctx": context_length(env) if eras.has(version, "context_length") else None,
+        "overhead": count(env, "OLLAMA_GPU_OVERHEAD") if eras.has(version, "gpu_overhead") else None,
         "spread": "on" if _is_true(env.get("OLLAMA_SCHED_SPREAD")) else None,
         "library": env.get("OLLAMA_LLM_LIBRARY"),
         **_runner_words(env, version),
@@ -117,8 +119,8 @@ def prompt_cache_bytes(env: Mapping[str, str], version: str) -> int:
     not set; −1 for no limit is taken as that too, since then nothing can be told."""
     if not eras.has(version, "prompt_cache_ram"):
         return 0
-    text = env.get(f"{_FIT}CACHE_RAM", "").strip()
-    return int(text) * MIB if text.isdecimal() else CACHE_RAM
+    told = cache_ram(env)
+    return USUAL_CACHE_RAM if told is None else told
 
 
 def visible_cards(server: Server, count: int, uuids: Sequence[str], gpus: Sequence[str] | None) -> list[int]:
@@ -151,22 +153,22 @@ def _picked(text: str, cards: list[int], uuids: Sequence[str]) -> list[int]:
 def _kv_type(env: Mapping[str, str], version: str) -> str:
     if not eras.has(version, "kv_cache_type"):
         return "f16"
-    below = env.get(f"{_FIT}CACHE_TYPE_K", "") if eras.has(version, "fit") else ""
-    return (env.get(_KV, "") or below or "f16").lower()
+    below = env.get(f"{RUNNERS}CACHE_TYPE_K", "") if eras.has(version, "fit") else ""
+    return (env.get(KV_CACHE_TYPE, "") or below or "f16").lower()
 
 
 def _flash(env: Mapping[str, str], version: str) -> str:
-    if text := env.get(_FLASH):
+    if text := env.get(FLASH_ATTENTION):
         return "on" if _is_true(text) else "off"
     return "auto" if eras.has(version, "flash_auto") else "off"
 
 
 def _parallel(env: Mapping[str, str], version: str) -> int:
-    return _count(env.get("OLLAMA_NUM_PARALLEL")) or eras.default_parallel(version)
+    return count(env, NUM_PARALLEL) or eras.default_parallel(version)
 
 
 def _cpu_moe(env: Mapping[str, str], version: str) -> int:
-    return (_count(env.get(f"{_FIT}N_CPU_MOE")) or 0) if eras.has(version, "fit") else 0
+    return (count(env, CPU_MOE) or 0) if eras.has(version, "fit") else 0
 
 
 def _runner_words(env: Mapping[str, str], version: str) -> dict[str, str]:
@@ -176,9 +178,9 @@ def _runner_words(env: Mapping[str, str], version: str) -> dict[str, str]:
     passed = {
         name: value
         for name, value in sorted(env.items())
-        if name.startswith(_FIT) and name not in _OVERRULED and name not in _SHOWN_IN_KV
+        if name.startswith(RUNNERS) and name not in _OVERRULED and name not in _SHOWN_IN_KV
     }
-    return {_KNOWN.get(name, name.removeprefix(_FIT).lower()): value for name, value in passed.items()}
+    return {_KNOWN.get(name, name.removeprefix(RUNNERS).lower()): value for name, value in passed.items()}
 
 
 def _runner_went_without(lines: Sequence[str]) -> bool:
@@ -192,10 +194,6 @@ def _other(value: Any, usual: Any) -> Any:
 
 def _is_true(text: str | None) -> bool:
     return bool(text) and str(text).lower() not in _FALSE
-
-
-def _count(text: str | None) -> int | None:
-    return int(text) if text and text.isdecimal() else None
 
 
 def _tells(name: str) -> bool:
