@@ -17,7 +17,7 @@ from narthex.studies.session import Session
 from narthex.testing.modelled_runner import ModelledRunner
 from narthex.testing.study_builders import IDENTITY, MODEL, machine, question, space, study
 from narthex.trials.observation import Observation
-from narthex.trials.soak import SoakReport
+from narthex.trials.soak import SoakLimit, SoakReport
 from narthex.trials.trial import Trial, TrialRecord, Watch
 from narthex.units import GIB
 
@@ -166,6 +166,20 @@ def test_a_failed_soak_backs_off_one_step_and_soaks_again() -> None:
     assert len(second.difference(third)) == 1
     assert result.chosen == third
     assert purposes(result).count("backoff") == 2
+
+
+def test_where_main_memory_grows_no_layer_leaves_the_card() -> None:
+    """They would go to main memory."""
+
+    def leaks(trial: Trial, seconds: float, watch: Watch) -> SoakReport:
+        return msgspec.structs.replace(soaked(Outcome.UNSTABLE), broke=SoakLimit.MAIN_MEMORY)
+
+    long = question(soak_s=150.0, goal=Goal.LONGEST)
+    for asked in (long, msgspec.structs.replace(long, backoff_order=("gpu_layers",))):
+        result = study(asked, TIGHT, soak=leaks)
+        assert len({setting.gpu_layers for setting in result.soaked_knobs}) == 1
+    assert len(result.soaks) == 1
+    assert any("fewer GPU layers would take more of it" in decision.text for decision in result.decisions)
 
 
 def test_a_failed_soak_may_back_off_to_what_the_search_measured() -> None:

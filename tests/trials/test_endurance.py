@@ -10,7 +10,7 @@ import pytest
 from narthex.engines._base import Failure
 from narthex.outcomes import Outcome
 from narthex.trials.endurance import conclude, growth, late_growth, speed_drift
-from narthex.trials.soak import Seen, SoakSample, SoakTurn
+from narthex.trials.soak import Seen, SoakLimit, SoakSample, SoakTurn
 from narthex.units import GIB, MIB
 
 FULL = (920,)
@@ -48,6 +48,7 @@ def seen(**given: Any) -> Seen:
 def test_a_calm_soak_is_done() -> None:
     report = conclude(seen())
     assert report.outcome is Outcome.DONE
+    assert report.broke is None
     assert report.vram_growth_bytes == 0
     assert report.speed_drift == 0
     assert "98%" in report.reason
@@ -63,6 +64,7 @@ def test_steady_growth_of_gpu_memory_is_unstable() -> None:
     report = conclude(seen(samples=series([8 * GIB + at * MIB for at in range(150)])))
     assert report.outcome is Outcome.UNSTABLE
     assert "GPU memory kept growing" in report.reason
+    assert report.broke is SoakLimit.GPU_MEMORY
     assert report.vram_slope_bytes_s == pytest.approx(MIB)
 
 
@@ -78,6 +80,7 @@ def test_steady_growth_of_main_memory_is_unstable() -> None:
     report = conclude(seen(samples=series([None] * 150, ram)))
     assert report.outcome is Outcome.UNSTABLE
     assert "Main memory kept growing" in report.reason
+    assert report.broke is SoakLimit.MAIN_MEMORY
 
 
 def test_a_prompt_cache_that_fills_up_is_no_leak_until_it_passes_its_limit() -> None:
@@ -99,6 +102,8 @@ def test_a_failure_keeps_its_outcome_and_line() -> None:
     report = conclude(seen(failure=failure, errors=1, fill_max=0.0, turns=[]))
     assert report.outcome is Outcome.OUT_OF_MEMORY_COMPUTE
     assert report.reason == "CUDA error: out of memory"
+    assert report.broke is SoakLimit.ENGINE
+    assert conclude(seen(failure=failure, tenant_failed=True)).broke is SoakLimit.TENANT
 
 
 def test_decoding_that_slows_down_is_unstable() -> None:

@@ -27,7 +27,7 @@ from narthex.testing.ollama_stream import (
     tokens_of,
 )
 from narthex.trials.runner import RETURNS, EngineRunner
-from narthex.trials.soak import soak
+from narthex.trials.soak import SoakLimit, soak
 from narthex.trials.trial import Trial, Turn
 
 Ask = Callable[..., Trial]
@@ -271,6 +271,7 @@ def test_a_failed_job_makes_the_soak_unstable_with_its_words(
     assert report.outcome is Outcome.UNSTABLE
     assert "comfyui" in report.reason
     assert "CUDA out of memory" in report.reason
+    assert report.broke is SoakLimit.TENANT
     assert report.turns == 1
 
 

@@ -14,10 +14,13 @@ from narthex.studies.records import Stop
 from narthex.studies.session import Session
 from narthex.studies.space import Space
 from narthex.studies.stopping import OTHERS
-from narthex.trials.soak import SoakReport
+from narthex.trials.soak import SoakLimit, SoakReport
 from narthex.trials.trial import Trial, Watch
 
 MOST_SOAKS = 4
+_NO_LESS_RAM = (
+    "Main memory ran short: fewer GPU layers would take more of it, and nothing else is left to lower."
+)
 Soak = Callable[[Trial, float, Watch], SoakReport]
 """Soaks one setting for so many seconds: ``trials.soak.soak`` with its runner."""
 
@@ -84,8 +87,10 @@ def soak_once(session: Session, knobs: KnobValues, soak: Soak) -> SoakReport:
 def _lower(session: Session, space: Space, knobs: KnobValues, report: SoakReport) -> KnobValues | None:
     """The next setting that still loads and runs, one parameter lower each time."""
     failed, evidence = report.outcome, report.reason
+    order, in_ram = session.question.backoff_order, short_of_main_memory(report)
+    if in_ram:  # layers that leave the card go to main memory
+        order = tuple(word for word in order if word != "gpu_layers")
     while True:
-        order = session.question.backoff_order
         # What ran well in the search may be soaked: only what failed is behind us.
         behind = [record for record in session.history if record.observation.outcome is not Outcome.DONE]
         step = back_off(knobs, failed, space, order, space.min_ctx, behind)
@@ -94,13 +99,19 @@ def _lower(session: Session, space: Space, knobs: KnobValues, report: SoakReport
                 why = f"{failed.value.replace('_', ' ')}: the best setting of the search instead"
                 session.decide("backoff", why, evidence, other)
                 return other
-            session.decide("stop", step.why, evidence)
+            session.decide("stop", _NO_LESS_RAM if in_ram else step.why, evidence)
             return None
         session.decide("backoff", step.why, evidence, step.knobs)
         observation = session.measure(step.knobs, "backoff", step.why).observation
         if observation.outcome is Outcome.DONE or observation.outcome in OTHERS:
             return step.knobs  # what others cut off its soak will tell
         knobs, failed, evidence = step.knobs, observation.outcome, observation.reason
+
+
+def short_of_main_memory(report: SoakReport) -> bool:
+    """Whether it was main memory that a soak broke on, and not the card's."""
+    ended = {Outcome.KILLED_BY_KERNEL, Outcome.HOST_OUT_OF_MEMORY}
+    return report.broke is SoakLimit.MAIN_MEMORY or report.outcome in ended
 
 
 def _from_the_search(session: Session, space: Space, knobs: KnobValues) -> KnobValues | None:

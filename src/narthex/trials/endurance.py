@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import mean, median
 
 from narthex.outcomes import Outcome
-from narthex.trials.soak import Seen, SoakReport, SoakTurn
+from narthex.trials.soak import Seen, SoakLimit, SoakReport, SoakTurn
 from narthex.units import MIB, format_count, format_duration, format_size
 
 LEAK_HORIZON_S = 3600.0
@@ -35,14 +35,17 @@ def conclude(seen: Seen) -> SoakReport:
     ram_slope, ram_late = late_growth(at, ram)
     if (growth(ram) or 0) <= seen.ram_cache_bytes + RAM_NOISE:
         ram_late = 0  # a cache that fills up once, as far as it may
-    problems = (
-        _broken(seen),
-        _leak("GPU memory", vram_slope, vram_late, seen.vram_free_bytes, VRAM_NOISE),
-        _leak("main memory", ram_slope, ram_late, seen.ram_free_bytes, RAM_NOISE),
-        _slowing(seen, drift),
-        _not_full(seen),
+    vram_leak = _leak("GPU memory", vram_slope, vram_late, seen.vram_free_bytes, VRAM_NOISE)
+    ram_leak = _leak("main memory", ram_slope, ram_late, seen.ram_free_bytes, RAM_NOISE)
+    problems: tuple[tuple[SoakLimit, Problem], ...] = (
+        (SoakLimit.TENANT if seen.tenant_failed else SoakLimit.ENGINE, _broken(seen)),
+        (SoakLimit.GPU_MEMORY, vram_leak),
+        (SoakLimit.MAIN_MEMORY, ram_leak),
+        (SoakLimit.SPEED, _slowing(seen, drift)),
+        (SoakLimit.FILL, _not_full(seen)),
     )
-    outcome, reason = next((problem for problem in problems if problem), (Outcome.DONE, _held(seen, vram)))
+    broke, problem = next((row for row in problems if row[1]), (None, None))
+    outcome, reason = problem or (Outcome.DONE, _held(seen, vram))
     return SoakReport(
         outcome=outcome,
         reason=reason,
@@ -60,6 +63,7 @@ def conclude(seen: Seen) -> SoakReport:
         beside=seen.beside,
         jobs=seen.jobs,
         doubts=tuple(seen.doubts),
+        broke=broke,
     )
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from narthex.tenants._base import JobsReport, Tenant
     from narthex.trials.rounds import Rounds
     from narthex.trials.runner import EngineRunner
+
+
+class SoakLimit(StrEnum):
+    """What a soak broke, so that it is known what may help."""
+
+    ENGINE = "engine"  # it failed, or a request did: the outcome says how
+    TENANT = "tenant"  # a job beside it failed
+    GPU_MEMORY = "gpu_memory"  # kept growing
+    MAIN_MEMORY = "main_memory"  # kept growing
+    SPEED = "speed"  # decoding became slower
+    FILL = "fill"  # the context was never full
 
 
 class SoakSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +60,7 @@ class SoakReport(msgspec.Struct, frozen=True, kw_only=True):
     beside: str = ""  # the tenant whose jobs ran meanwhile
     jobs: int | None = None  # of it, that ended well; None where there was no tenant
     doubts: tuple[str, ...] = ()
+    broke: SoakLimit | None = None  # None: every limit held, or it is from before this was kept
 
 
 class SoakTurn(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +84,7 @@ class Seen(msgspec.Struct, kw_only=True):
     jobs: int | None = None
     samples: tuple[SoakSample, ...] = ()
     failure: Failure | None = None
+    tenant_failed: bool = False  # the failure is that of a job beside the engine
     errors: int = 0
     longest_stall_s: float = 0.0
     fill_max: float = 0.0
@@ -137,7 +151,9 @@ def _run_beside(tenant: Tenant, rounds: Rounds, seen: Seen, seconds: float) -> N
         rounds.run(seconds, check=lambda: _failed_job(tenant, work.report()))
     report = work.report()
     seen.jobs = report.done
-    seen.failure = seen.failure or _failed_job(tenant, report)
+    failed = _failed_job(tenant, report)
+    seen.failure = seen.failure or failed
+    seen.tenant_failed = failed is not None and seen.failure == failed
 
 
 def _failed_job(tenant: Tenant, report: JobsReport) -> Failure | None:

@@ -134,6 +134,7 @@ def _soak(index: int, result: StudyResult) -> dict[str, Any]:
         "vram_growth_bytes": report.vram_growth_bytes,
         "ram_growth_bytes": report.ram_growth_bytes,
         "speed_drift": report.speed_drift,
+        "broke": report.broke.value if report.broke else None,
         "beside": report.beside or None,
         "jobs": report.jobs,
         "doubts": list(report.doubts),
