@@ -21,7 +21,7 @@ VARIABLE = "OLLAMA_KV_CACHE_TYPE"
 WHY = f"{VARIABLE} is not set on the server"
 SERVER = Limits(
     fixed={"kv_type": "f16", "flash_attn": "auto", "parallel": 1, "cpu_moe": 0},
-    why={"kv_type": WHY, "parallel": "the server has OLLAMA_NUM_PARALLEL=1"},
+    why={"kv_type": WHY, "parallel": "OLLAMA_NUM_PARALLEL is 1 on the server"},
     variables={"kv_type": VARIABLE, "parallel": "OLLAMA_NUM_PARALLEL"},
     one_batch=True,
 )

@@ -33,7 +33,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine can't be asked for with one load.
 
     ``fixed`` holds knobs that are the same for every load, with the value they have. For each of them ``why``
-    tells in a clause how it got that («the server has OLLAMA_KV_CACHE_TYPE=q8_0»), and ``variables`` what
+    tells in a clause how it got that («OLLAMA_KV_CACHE_TYPE is q8_0 on the server»), and ``variables`` what
     would change it: a variable of the server's environment.
     """
 

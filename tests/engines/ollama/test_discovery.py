@@ -326,7 +326,7 @@ def test_an_engine_tells_only_settings_that_are_not_the_defaults() -> None:
     assert plain.limits.why["kv_type"] == "OLLAMA_KV_CACHE_TYPE is not set on the server"
     assert tuned.variant == "kv=q8_0 flash=on slots=2 ctx=8192 fit=512"
     assert tuned.limits.fixed == {"kv_type": "q8_0", "flash_attn": "on", "parallel": 2, "cpu_moe": 0}
-    assert tuned.limits.why["kv_type"] == "the server has OLLAMA_KV_CACHE_TYPE=Q8_0"
+    assert tuned.limits.why["kv_type"] == "OLLAMA_KV_CACHE_TYPE is Q8_0 on the server"
     assert plain.limits.variables["kv_type"] == "OLLAMA_KV_CACHE_TYPE"
 
 

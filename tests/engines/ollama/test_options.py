@@ -110,7 +110,9 @@ def test_two_batches_are_refused_where_the_engine_has_one() -> None:
 
 def test_a_setting_of_the_whole_server_is_refused_with_its_source() -> None:
     limits = Limits(
-        fixed={"kv_type": "q8_0"}, why={"kv_type": "the server has OLLAMA_KV_CACHE_TYPE=q8_0"}, one_batch=True
+        fixed={"kv_type": "q8_0"},
+        why={"kv_type": "OLLAMA_KV_CACHE_TYPE is q8_0 on the server"},
+        one_batch=True,
     )
     why = refusal(setting(), limits)
     assert why is not None

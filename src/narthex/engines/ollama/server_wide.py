@@ -96,7 +96,7 @@ def _why(env: Mapping[str, str], version: str, knob: str) -> str:
         return f"Ollama reads {name} since {eras.since(_SINCE[knob])}"
     below = _SHOWN_IN_KV[0] if name == KV_CACHE_TYPE else name
     told = next((each for each in (name, below) if env.get(each)), None)
-    return f"the server has {told}={env[told]}" if told else f"{name} is not set on the server"
+    return f"{told} is {env[told]} on the server" if told else f"{name} is not set on the server"
 
 
 def variant_of(env: Mapping[str, str], version: str) -> str:
