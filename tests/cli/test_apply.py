@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,9 @@ def test_what_is_much_slower_than_measured_is_taken_away(
     assert code == ExitCode.FAILURE
     text = " ".join(out.split())
     assert "Not proven: a turn took" in text
+    assert re.search(r"It was measured twice: a turn of [\d.]+ s, then a turn of [\d.]+ s\.", text)
+    with Journal.open() as journal:
+        assert [record.trial.purpose for record in journal.trials(None)] == ["apply", "apply"]
     assert "It was taken away again." in text
     assert "Use it" not in text
     assert names(fresh) == {"small:latest", "small-set:latest"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from narthex.outcomes import Outcome
-from narthex.profiles.verify import after_verify, judge, trial_for
+from narthex.profiles.verify import after_verify, is_only_slower, judge, quicker, trial_for
 from narthex.testing.samples import engine, host, observation, profile
+from narthex.trials.observation import Observation
 from narthex.trials.trial import Turn
 
 
@@ -44,6 +45,26 @@ def test_what_was_never_soaked_holds_but_stays_unproven() -> None:
     answer = judge(profile(soak_s=0), observation(4.5))
     assert answer.holds
     assert "never soaked" in answer.text
+
+
+def test_of_two_trials_the_quicker_one_counts() -> None:
+    slow, quick, failed = observation(6.0), observation(4.6), observation(outcome=Outcome.TIMEOUT)
+    assert quicker(slow, quick) is quick
+    assert quicker(quick, slow) is quick
+    assert quicker(slow, failed) is slow
+
+
+@pytest.mark.parametrize(
+    ("seen", "only_slower"),
+    [
+        (observation(6.0), True),
+        (observation(4.6), False),
+        (observation(None), False),
+        (observation(outcome=Outcome.OUT_OF_MEMORY), False),
+    ],
+)
+def test_only_a_slow_turn_is_worth_a_second_trial(seen: Observation, only_slower: bool) -> None:
+    assert is_only_slower(profile(), seen) is only_slower
 
 
 def test_the_trial_is_the_profiles_own_asked_of_todays_engine() -> None:

@@ -65,6 +65,20 @@ def _verdict(observation: Observation, now: float | None, then: float | None) ->
     return True, text + "."
 
 
+def is_only_slower(profile: Profile, observation: Observation) -> bool:
+    """Whether a trial was done, and nothing but the time of its turn speaks against the profile. On a machine
+    that others use, one such trial is no proof."""
+    slow = observation.outcome is Outcome.DONE and observation.turn_s is not None
+    return slow and not judge(profile, observation).holds
+
+
+def quicker(first: Observation, again: Observation) -> Observation:
+    """Of two trials of one setting the one whose turn took less: noise only ever adds time."""
+    if again.outcome is not Outcome.DONE or again.turn_s is None:
+        return first
+    return again if first.turn_s is None or again.turn_s < first.turn_s else first
+
+
 def after_verify(
     profile: Profile, verification: Verification, engine: Engine, host: HostFacts, *, at: float
 ) -> Profile:
