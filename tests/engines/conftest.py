@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from narthex.engines._base import Engine
-from narthex.engines.companions import listeners
 from narthex.engines.llama_launch import free_port
 from narthex.engines.llama_server import probe
+from narthex.host.listeners import listeners
 from narthex.knobs import KnobValues
 
 # Scripts answer the probe as the real binary does, so that only the start differs.

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from narthex.engines.companions import CompanionLog, companion_logs, endpoints, listeners
+from narthex.engines.companions import CompanionLog, companion_logs, endpoints
 from narthex.engines.llama_launch import free_port
+from narthex.host.listeners import listeners
 
 
 def test_endpoints_are_read_in_every_way_to_write_them() -> None:

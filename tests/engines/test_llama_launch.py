@@ -17,11 +17,11 @@ import msgspec
 import pytest
 
 from narthex.engines._base import Engine, Failure, LaunchFailed, RunningEngine
-from narthex.engines.companions import listeners
 from narthex.engines.llama_launch import free_port, launch
 from narthex.engines.llama_running import STOP_S
 from narthex.engines.llama_server import explain_exit, probe
 from narthex.engines.oom import oom_kills
+from narthex.host.listeners import listeners
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 from narthex.testing.gguf_writer import write_gguf

@@ -53,3 +53,37 @@ def test_memory_and_time_of_this_process() -> None:
     assert memory > 2**20
     assert busy is not None
     assert busy > (processes.cpu_seconds(os.getpid()) or 0)
+
+
+def test_a_process_tells_how_it_was_started() -> None:
+    words = [sys.executable, "-c", "print('up', flush=True); input()", "word"]
+    with subprocess.Popen(
+        words, env={"FLAVOUR": "plain"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        pid = child.pid
+        assert pid in processes.pids()
+        assert processes.command_line(pid) == words
+        assert processes.environment(pid) == {"FLAVOUR": "plain"}
+        assert processes.name_of(pid).startswith("python")
+        assert processes.user_id(pid) == os.getuid()
+        assert processes.parent_of(pid) == os.getpid()
+        since, own = processes.started_s(pid), processes.started_s(os.getpid())
+        assert since is not None
+        assert own is not None
+        assert since >= own
+        assert any(name.startswith("pipe:") for name in processes.open_files(pid))
+        child.communicate(b"\n")
+
+
+def test_a_process_that_is_gone_tells_nothing() -> None:
+    with subprocess.Popen(["true"]) as child:
+        child.wait()
+    assert processes.command_line(child.pid) == []
+    assert processes.environment(child.pid) == {}
+    assert processes.name_of(child.pid) == ""
+    assert processes.user_id(child.pid) is None
+    assert processes.parent_of(child.pid) == 0
+    assert processes.started_s(child.pid) is None
+    assert processes.open_files(child.pid) == set()

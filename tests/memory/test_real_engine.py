@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from narthex.engines._base import LoadReport
-from narthex.engines.companions import listeners
 from narthex.engines.llama_server import launch, probe
+from narthex.host.listeners import listeners
 from narthex.knobs import KnobValues
 from narthex.memory.plan import Device, plan_memory
 from narthex.models.gguf import inspect_file

@@ -7,14 +7,14 @@ server's own log. It is found where the server runs on this machine, as this use
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-_LISTEN = "0A"
+from narthex.host.listeners import listeners
+
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _READ_LIMIT = 2**20
 
@@ -57,36 +57,6 @@ def endpoints(arguments: Sequence[str]) -> list[str]:
     return [part.strip() for value in values for part in value.split(",") if part.strip()]
 
 
-def listeners(port: int) -> set[int]:
-    """Processes that listen on a TCP port and may be looked at by this user."""
-    sockets = _listening(port)
-    if not sockets:
-        return set()
-    return {
-        int(folder.name) for folder in Path("/proc").glob("[0-9]*") if sockets & set(_links(folder / "fd"))
-    }
-
-
-def is_rival(port: int, pids: Iterable[int]) -> bool:
-    """Whether somebody listens on a TCP port and none of these processes does. Quick: looks only at them."""
-    sockets = _listening(port)
-    return bool(sockets) and not any(sockets & set(_links(Path(f"/proc/{pid}/fd"))) for pid in pids)
-
-
-def _listening(port: int) -> set[str]:
-    """The sockets that listen on a TCP port, by their names in /proc/PID/fd."""
-    found: set[str] = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            rows = Path(table).read_text().splitlines()[1:]
-        except OSError:
-            continue
-        for fields in (row.split() for row in rows):
-            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                found.add(f"socket:[{fields[9]}]")
-    return found
-
-
 def _outputs(pid: int) -> list[Path]:
     """The regular files that a process writes its output to."""
     links = [Path(f"/proc/{pid}/fd/{number}") for number in (1, 2)]
@@ -94,16 +64,3 @@ def _outputs(pid: int) -> list[Path]:
         return [Path(os.readlink(link)) for link in links if link.is_file()]
     except OSError:
         return []
-
-
-def _links(folder: Path) -> list[str]:
-    """What a process holds open. One that is closed while we look is left out, not the rest with it."""
-    try:
-        names = list(folder.iterdir())
-    except OSError:
-        return []
-    found = []
-    for link in names:
-        with contextlib.suppress(OSError):
-            found.append(os.readlink(link))
-    return found

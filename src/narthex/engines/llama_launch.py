@@ -16,7 +16,7 @@ import msgspec
 
 from narthex.engines._base import Engine, Failure, LaunchFailed, LoadReport
 from narthex.engines.child import CannotStart, Child
-from narthex.engines.companions import companion_logs, is_rival
+from narthex.engines.companions import companion_logs
 from narthex.engines.llama_arguments import LOOPBACK, FlagMissing, arguments
 from narthex.engines.llama_exit import last_line
 from narthex.engines.llama_log import parse_load
@@ -25,6 +25,7 @@ from narthex.engines.llama_running import LEAVE_S, Before, LlamaServer
 from narthex.engines.oom import oom_kills
 from narthex.engines.stall import StallWatch
 from narthex.host.gpu import cards_before
+from narthex.host.listeners import is_rival
 from narthex.host.processes import family
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome

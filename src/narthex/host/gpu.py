@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from narthex.host.facts import CardsBefore, GpuFacts, GpuProcess
+from narthex.host.processes import name_of
 
 # nvmlClocksThrottleReasons bits that slow the card down against its will (not idle, not user settings).
 THROTTLE_REASONS = {
@@ -253,10 +253,7 @@ def _process_name(nvml: Nvml, pid: int) -> str | None:
     told = _text(nvml.ask("nvmlSystemGetProcessName", pid))
     if told:
         return told.split()[0].rpartition("/")[2]
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return None
+    return name_of(pid) or None
 
 
 def _text(value: Any) -> str | None:

@@ -13,10 +13,9 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from narthex.engines._base import Watch
-from narthex.engines.ollama.address import Address
-from narthex.engines.ollama.processes import listener_pid
 from narthex.errors import TenantError
 from narthex.host.gpu import read_gpus
+from narthex.host.listeners import listener_pid, own_address
 from narthex.host.processes import family
 from narthex.tenants._base import Peak, Work
 from narthex.tenants.comfyui_api import URL, ComfyApi, ComfyError
@@ -123,7 +122,7 @@ class ComfyTenant:
 
     def _listener(self) -> int | None:
         """The process that listens on its port of this machine; None where that can't be seen."""
-        here = Address(host=self._api.host, port=self._api.port).here()
+        here = own_address(self._api.host, self._api.port)
         return listener_pid(self._api.port, here) if here is not None else None
 
     def _pids(self, listener: int | None) -> frozenset[int]:

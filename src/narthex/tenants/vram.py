@@ -11,9 +11,9 @@ import os
 import threading
 from collections.abc import Callable
 
-from narthex.engines.ollama.processes import command_line
 from narthex.host.facts import CardsBefore
 from narthex.host.gpu import Nvml, engine_vram, open_nvml, read_processes
+from narthex.host.processes import command_line
 
 INTERVAL_S = 0.1
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from narthex.host.processes import command_line
 from narthex.models.header import read_header
 from narthex.testing.ollama import names
 from narthex.testing.ollama.gguf_info import ModelFile, config_of
@@ -113,7 +114,7 @@ class FakeOllama:
 
     def runner_pids(self) -> list[int]:
         """The llama-servers it runs now."""
-        return [pid for pid in _children(self.pid) if "--model" in _command_line(pid)] if self.pid else []
+        return [pid for pid in _children(self.pid) if "--model" in command_line(pid)] if self.pid else []
 
     def kill_runner(self, number: int = signal.SIGKILL) -> int:
         """Kill the runners; how many there were."""
@@ -227,12 +228,6 @@ def _free_port() -> int:
 def _children(pid: int) -> list[int]:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(word) for word in path.read_text().split()] if path.exists() else []
-
-
-def _command_line(pid: int) -> list[str]:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    return []
 
 
 def main(arguments: list[str] | None = None) -> None:

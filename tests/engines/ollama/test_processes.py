@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from narthex.engines.ollama import processes
+from narthex.host.listeners import listener_pid
+from narthex.host.processes import environment
 
-from .little import free_port, little_ollama
+from .little import little_ollama
 
 BLOB = "ab" * 32
 
@@ -22,20 +24,19 @@ def test_the_server_behind_a_port_is_found_with_its_environment() -> None:
     with little_ollama({"OLLAMA_NUM_PARALLEL": "2"}) as (port, pid):
         assert processes.server_pid(port) == pid
         assert processes.server_pid(port, "::1") is None
-        assert processes.environment(pid)["OLLAMA_NUM_PARALLEL"] == "2"
-        assert processes.command_line(pid)[-1] == "serve"
+        assert environment(pid)["OLLAMA_NUM_PARALLEL"] == "2"
         assert pid in processes.server_pids()
     assert processes.server_pid(port) is None
-    assert processes.command_line(pid) == []
-    assert processes.environment(pid) == {}
 
 
 AS_NOBODY = """
 import os, sys
-from narthex.engines.ollama import processes
+from narthex.engines.ollama.processes import server_pid
+from narthex.host.listeners import listener_pid
+from narthex.host.processes import environment
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 port = int(sys.argv[1])
-print(processes.listener_pid(port), processes.server_pid(port), processes.environment(int(sys.argv[2])))
+print(listener_pid(port), server_pid(port), environment(int(sys.argv[2])))
 """
 
 
@@ -52,27 +53,14 @@ def test_another_program_on_that_port_is_no_ollama() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        assert processes.listener_pid(port) == os.getpid()
+        assert listener_pid(port) == os.getpid()
         assert processes.server_pid(port) is None
 
 
 def test_a_tunnel_named_otherwise_is_no_ollama() -> None:
     with little_ollama({"LITTLE_NAME": "ssh"}) as (port, pid):
-        assert processes.listener_pid(port) == pid
+        assert listener_pid(port) == pid
         assert processes.server_pid(port) is None
-
-
-def test_a_socket_on_all_addresses_is_reached_through_any() -> None:
-    with socket.socket() as other:
-        other.bind(("0.0.0.0", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        assert [found.port for found in processes.listening(port)] == [port]
-        assert [found.uid for found in processes.listening(port, "192.0.2.7")] == [os.geteuid()]
-
-
-def test_a_port_without_a_listener_has_no_process() -> None:
-    assert processes.listener_pid(free_port()) is None
 
 
 def run_as(name: str, *words: str) -> subprocess.Popen[bytes]:

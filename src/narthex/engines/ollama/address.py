@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
 
 import msgspec
 
 from narthex.errors import UsageError
+from narthex.host.listeners import own_address
 
 DEFAULT_PORT = 11434
 _SCHEME_PORTS = {"http": 80, "https": 443}
@@ -30,12 +30,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
     def here(self) -> str | None:
         """The address of this machine that the name stands for; None where it is another machine's."""
-        try:
-            rows = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        except OSError:
-            return None
-        found = ((row[0], str(row[4][0])) for row in rows)
-        return next((address for family, address in found if _is_own(family, address)), None)
+        return own_address(self.host, self.port)
 
 
 def parse_host(text: str) -> Address:
@@ -84,13 +79,3 @@ def _split(place: str) -> tuple[str, str]:
     except ValueError:
         host, _, port = place.partition(":")
         return host, port
-
-
-def _is_own(family: int, address: str) -> bool:
-    """An address is this machine's if a socket can be bound to it."""
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind((address, 0))
-        except OSError:
-            return False
-    return True

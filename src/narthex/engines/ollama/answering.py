@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from narthex.engines.ollama import discovery, processes
+from narthex.engines.ollama import discovery
 from narthex.engines.ollama.address import parse_host
 from narthex.engines.ollama.records import ApiError, Server
 from narthex.errors import EngineError
+from narthex.host.processes import environment
 
 WAIT_S = 120.0  # for the server to answer again; a big store takes a while to be listed
 POLL_S = 0.25
@@ -36,7 +37,7 @@ def wait_for(look: Callable[[], Server | str], name: str) -> Server:
 
 def prove(server: Server, changes: Mapping[str, str | None]) -> None:
     """The new process must have the environment that was asked for, where that can be read."""
-    env = processes.environment(server.pid) if server.pid is not None else {}
+    env = environment(server.pid) if server.pid is not None else {}
     for name, value in changes.items() if env else ():
         if env.get(name) != value:
             raise EngineError(

@@ -21,6 +21,7 @@ from narthex.engines.ollama.records import ApiError, Server
 from narthex.engines.ollama.site import Site, find_site, log_of, memory_of, store_of, unit_of
 from narthex.errors import EngineNotFound, NarthexError
 from narthex.host.facts import HostFacts
+from narthex.host.processes import environment
 
 KIND = "ollama"
 PROBE_S = 5.0
@@ -177,7 +178,7 @@ def _candidates(search: Search) -> Iterator[tuple[Address, str]]:
         elif (address := parse_host(found.url)) != usual:
             yield address, CONTAINER
     for pid in processes.server_pids():
-        address = parse_host(processes.environment(pid).get("OLLAMA_HOST", ""))
+        address = parse_host(environment(pid).get("OLLAMA_HOST", ""))
         if address != usual and processes.container_id(pid) is None:
             yield address, PROCESS
 
@@ -214,7 +215,7 @@ def _way_out(containers: list[docker.Found]) -> str:
 
 def _environment(server: Server, site: Site) -> tuple[dict[str, str], str]:
     """(settings of the server, where they were read)."""
-    raw = processes.environment(site.pid) if site.pid is not None else {}
+    raw = environment(site.pid) if site.pid is not None else {}
     source = "process" if raw else ""
     if not raw and site.found is not None:
         raw, source = site.found.env, "container"

@@ -19,7 +19,7 @@ from narthex.engines.ollama import processes
 from narthex.engines.ollama.address import DEFAULT_PORT, Address, parse_host
 from narthex.engines.ollama.names import parse_time
 from narthex.engines.ollama.records import Container
-from narthex.host.processes import family
+from narthex.host.processes import family, started_s
 
 ASIDE_LABEL = "narthex.in-place-of"
 """On a container that narthex made: the id of the user's own one, which waits stopped."""
@@ -203,7 +203,7 @@ def _pid_here(facts: Mapping[str, Any]) -> int | None:
     first = int(facts["State"].get("Pid") or 0)
     if not first or remote_host():
         return None
-    age = processes.started_s(first)
+    age = started_s(first)
     start = parse_time(str(facts["State"].get("StartedAt", "")))
     same_time = age is not None and start is not None and abs(age - start.timestamp()) < _SAME_START_S
     if processes.container_id(first) != facts["Id"] and not same_time:

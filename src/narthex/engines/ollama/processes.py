@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import pwd
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from narthex.engines.ollama.address import parse_host
-from narthex.host.processes import TICKS, family, stat_fields
+from narthex.host.listeners import listener_pid, listening
+from narthex.host.processes import (
+    PROC,
+    command_line,
+    environment,
+    family,
+    name_of,
+    parent_of,
+    pids,
+    read_text,
+    start_ticks,
+    user_id,
+)
 
-PROC = Path("/proc")
 PACKAGED_STORE = "/usr/share/ollama/.ollama/models"  # of the Linux package's user «ollama»
-_LISTEN = "0A"
 _RUNNERS = ("llama-server", "ollama_llama_server")
 _CONTAINER_ID = re.compile(r"(?:docker|libpod|crio|containerd|containers|kubepods)\S*?([0-9a-f]{64})")
-_PARENT = 1  # field 4 of /proc/PID/stat, counted from the state on
-_START_TIME = 19  # field 22
 
 
 class Unit(msgspec.Struct, frozen=True):
@@ -31,21 +38,12 @@ class Unit(msgspec.Struct, frozen=True):
     uid: int | None = None
 
 
-class Socket(msgspec.Struct, frozen=True, kw_only=True):
-    """A TCP socket that listens: a row of /proc/net/tcp or tcp6."""
-
-    address: str
-    port: int
-    uid: int
-    inode: str
-
-
 def server_pid(port: int, address: str | None = None) -> int | None:
     """The Ollama server that listens on that port of this machine; None where another program does (ssh,
     docker-proxy) or it can't be told.
 
     Another user's sockets can't be seen without root: then it is the one ``ollama serve`` of the user who
-    owns the socket. ``address``: the local address that is asked; without it the loopback's.
+    owns the socket. ``address``: the local address that is asked; without it any.
     """
     pid = listener_pid(port, address)
     if pid is not None:
@@ -53,18 +51,6 @@ def server_pid(port: int, address: str | None = None) -> int | None:
     owners = {socket.uid for socket in listening(port, address)}
     found = [pid for pid in server_pids() if user_id(pid) in owners and _may_serve(pid, port)]
     return found[0] if len(found) == 1 else None
-
-
-def listener_pid(port: int, address: str | None = None) -> int | None:
-    """Whatever process listens on that port; None where nothing does, or its sockets can't be seen."""
-    wanted = {f"socket:[{socket.inode}]" for socket in listening(port, address)}
-    return next((pid for pid in pids() if wanted and not wanted.isdisjoint(_open_files(pid))), None)
-
-
-def listening(port: int, address: str | None = None) -> list[Socket]:
-    """The sockets of this network namespace that a connection to ``address`` can reach."""
-    target = ipaddress.ip_address(address or "127.0.0.1")
-    return [socket for socket in _sockets() if socket.port == port and _reaches(socket.address, target)]
 
 
 def server_pids() -> list[int]:
@@ -87,41 +73,16 @@ def runner_pid(blob: str, server: int | None = None) -> int | None:
         return None
     among = family(server) if server is not None else frozenset(pids())
     found = [pid for pid in among if _is_runner(command_line(pid), digits)]
-    return max(found, key=_started, default=None)
-
-
-def command_line(pid: int) -> list[str]:
-    """The process's arguments, the program first; empty once it is gone."""
-    return _records(PROC / str(pid) / "cmdline")
-
-
-def environment(pid: int) -> dict[str, str]:
-    """The variables that the process was started with; empty where they can't be read: only the own user's
-    processes and root show them."""
-    rows = (record.partition("=") for record in _records(PROC / str(pid) / "environ"))
-    return {name: value for name, equals, value in rows if equals}
-
-
-def name_of(pid: int) -> str:
-    """The kernel's name of the process (15 characters), "" once it is gone."""
-    with contextlib.suppress(OSError):
-        return (PROC / str(pid) / "comm").read_text().strip()
-    return ""
-
-
-def user_id(pid: int) -> int | None:
-    """Of the user that the process runs as."""
-    return _user_id(_text(PROC / str(pid) / "status"))
+    return max(found, key=start_ticks, default=None)
 
 
 def unit_of(pid: int) -> Unit | None:
     """The systemd service that keeps the process. None for one that only was started below a service, as from
     a terminal in an editor's: restarting that service would end the editor."""
-    unit = unit_in(_text(PROC / str(pid) / "cgroup"))
+    unit = unit_in(read_text(PROC / str(pid) / "cgroup"))
     if unit is None or "ollama" in unit.name:
         return unit
-    fields = stat_fields(pid)
-    parent = int(fields[_PARENT]) if fields else 0
+    parent = parent_of(pid)
     return unit if parent == 1 or name_of(parent) == "systemd" else None
 
 
@@ -139,7 +100,7 @@ def unit_in(cgroup: str) -> Unit | None:
 def container_id(pid: int) -> str | None:
     """64 hex digits of the container that the process lives in; None for one in narthex' own container, whose
     files and addresses are the same as ours."""
-    return other_container(*(_text(PROC / name / "cgroup") for name in (str(pid), "self")))
+    return other_container(*(read_text(PROC / name / "cgroup") for name in (str(pid), "self")))
 
 
 def other_container(cgroup: str, own: str) -> str | None:
@@ -152,13 +113,6 @@ def container_in(cgroup: str) -> str | None:
     """The container that a process's control group names."""
     found = _CONTAINER_ID.search(cgroup)
     return found.group(1) if found else None
-
-
-def started_s(pid: int) -> float | None:
-    """When the process was started, in seconds since 1970; None once it is gone."""
-    rows = dict(row.split(maxsplit=1) for row in _text(PROC / "stat").splitlines())
-    ticks = _started(pid)
-    return int(rows["btime"]) + ticks / TICKS if ticks and "btime" in rows else None
 
 
 def log_file(pid: int) -> str | None:
@@ -191,11 +145,6 @@ def readable_store(path: str) -> bool:
     return all(os.access(f"{path}/{folder}", os.R_OK | os.X_OK) for folder in ("manifests", "blobs"))
 
 
-def pids() -> list[int]:
-    """Every process that can be seen."""
-    return [int(entry.name) for entry in PROC.iterdir() if entry.name.isdecimal()]
-
-
 def _is_runner(words: Sequence[str], digits: str) -> bool:
     if not words or not any(digits in word for word in words):
         return False
@@ -207,48 +156,6 @@ def _may_serve(pid: int, port: int) -> bool:
     """Whether that server's environment, where it can be read, goes with the port."""
     env = environment(pid)
     return not env or parse_host(env.get("OLLAMA_HOST", "")).port == port
-
-
-def _started(pid: int) -> int:
-    """In clock ticks since the machine was booted."""
-    fields = stat_fields(pid)
-    return int(fields[_START_TIME]) if fields else 0
-
-
-def _sockets() -> Iterator[Socket]:
-    for table in ("tcp", "tcp6"):
-        for row in _text(PROC / "net" / table).splitlines()[1:]:
-            fields = row.split()
-            if len(fields) > 9 and fields[3] == _LISTEN:
-                address, _, port = fields[1].partition(":")
-                yield Socket(
-                    address=_address(address), port=int(port, 16), uid=int(fields[7]), inode=fields[9]
-                )
-
-
-def _address(digits: str) -> str:
-    """The kernel writes addresses as 32-bit words of the machine's byte order."""
-    raw = bytes.fromhex(digits)
-    words = [raw[start : start + 4][::-1] for start in range(0, len(raw), 4)]
-    return str(ipaddress.ip_address(b"".join(words)))
-
-
-def _reaches(bound: str, target: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    address = ipaddress.ip_address(bound)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    if address.is_unspecified:
-        return address.version == 6 or target.version == 4  # «::» takes IPv4 too, unless told otherwise
-    return address == target
-
-
-def _open_files(pid: int) -> set[str]:
-    found = set()
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(PROC / str(pid) / "fd"):
-            with contextlib.suppress(OSError):
-                found.add(os.readlink(entry.path))
-    return found
 
 
 def _other_mounts(pid: int) -> bool:
@@ -265,23 +172,3 @@ def _home(pid: int) -> str | None:
         return pwd.getpwuid(uid).pw_dir if uid is not None else None
     except KeyError:
         return None
-
-
-def _user_id(status: str) -> int | None:
-    row = next((row for row in status.splitlines() if row.startswith("Uid:")), None)
-    return int(row.split()[1]) if row else None
-
-
-def _records(path: Path) -> list[str]:
-    try:
-        raw = path.read_bytes()
-    except OSError:
-        return []
-    return [part.decode(errors="replace") for part in raw.rstrip(b"\0").split(b"\0")] if raw else []
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

@@ -16,6 +16,7 @@ from narthex.engines.ollama.records import ApiError, Resident, Server
 from narthex.engines.ollama.shown import shown_blob
 from narthex.errors import UsageError
 from narthex.host.gpu import VramReturn, open_nvml
+from narthex.host.processes import command_line
 
 POLL_S = 0.05
 ASK_AGAIN_S = 5.0
@@ -72,7 +73,7 @@ class ServedModel:
         """What its process was started with: by its command line in /proc, else by the last start of this
         blob in ``log``. From 0.11.5 to 0.24 the command line holds no options, only the log does."""
         pid = self.pid()
-        words = processes.command_line(pid) if pid is not None else []
+        words = command_line(pid) if pid is not None else []
         seen = runner_command(words) if words else None
         if seen is not None and seen.num_ctx is not None:
             return seen
