@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from narthex.trials.runner import EngineRunner
     from narthex.trials.workload import Prompts
 
+RESTART_FLAG = "--restart-container"
+
 
 class Bench(NamedTuple):
     """What a trial is run with. ``host`` was read after everything else was unloaded."""
@@ -33,14 +35,15 @@ def bench(
     *,
     say: Callable[[str], None],
     prompts: Prompts | None = None,
-    restart: bool = False,
+    restart: bool | None = None,
     bare_as: str | None = None,
 ) -> Iterator[Bench]:
     """A clean slate, a runner, and at the end what was there before.
 
     For llama-server there is nothing to clear: what others hold of the card is told. For Ollama its
     resident models are unloaded, and put back afterwards; ``restart`` allows its container or unit to be
-    restarted where that does not free the card. ``bare_as`` loads a tuned model by name, without options.
+    restarted where that does not free the card, or where a killed run left its own settings there; None where
+    the command has no flag for that. ``bare_as`` loads a tuned model by name, without options.
     """
     with contextlib.ExitStack() as stack:
         if target.server is not None:
@@ -50,7 +53,8 @@ def bench(
             from narthex.engines.ollama.slate import clean_slate
 
             hand = hand_for(target.server) if restart else None
-            slate = clean_slate(target.server, say=say, ask=ask_person(), hand=hand)
+            flag = RESTART_FLAG if restart is not None else ""
+            slate = clean_slate(target.server, say=say, ask=ask_person(), hand=hand, flag=flag)
             server = stack.enter_context(slate).server
             if server is not target.server:  # it had to be restarted
                 target = retarget(target, server)

@@ -161,6 +161,10 @@ class FakeDocker:
         self._tell("restart", container)
         return 204, None
 
+    def _update(self, name: str, query: dict[str, str], body: Any) -> Answer:
+        self.find(name).facts()["HostConfig"].update(body)
+        return 200, {"Warnings": None}
+
     def _rename(self, name: str, query: dict[str, str], body: Any) -> Answer:
         container = self.find(name)
         self._free_name(query["name"])
@@ -244,6 +248,7 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Answer]], ...] = (
     ("POST", "/containers/([^/]+)/stop", FakeDocker._stop),
     ("POST", "/containers/([^/]+)/restart", FakeDocker._restart),
     ("POST", "/containers/([^/]+)/rename", FakeDocker._rename),
+    ("POST", "/containers/([^/]+)/update", FakeDocker._update),
     ("DELETE", "/containers/([^/]+)", FakeDocker._delete),
     ("GET", "/images/(.+)/json", FakeDocker._image),
     ("POST", "/networks/([^/]+)/connect", FakeDocker._connect),

@@ -9,11 +9,16 @@ import pytest
 
 from narthex.engines.ollama.formers import (
     describe,
+    expected_to_miss,
+    explicit_keep_alive,
     keep_alive,
     missing_options,
+    same_runner,
+    seconds_left,
 )
 from narthex.engines.ollama.notes import Former
 from narthex.engines.ollama.records import Resident, Server
+from narthex.knobs import KnobValues
 
 
 def a_server(**env: str) -> Server:
@@ -58,6 +63,42 @@ def test_where_the_server_keeps_for_ever_only_a_limited_stay_is_given() -> None:
 
 def test_an_unknown_keep_alive_is_the_servers() -> None:
     assert keep_alive(Former(name="a"), a_server()) is None
+
+
+def test_a_stay_is_told_in_a_number_where_the_servers_default_does_not_count_any_more() -> None:
+    assert explicit_keep_alive(Former(name="a", seconds_left=120), a_server()) == 300
+    assert explicit_keep_alive(Former(name="a", seconds_left=900), a_server()) == 900
+    assert explicit_keep_alive(Former(name="a"), a_server(OLLAMA_KEEP_ALIVE="-1")) == -1
+    assert explicit_keep_alive(Former(name="a"), a_server(OLLAMA_KEEP_ALIVE="0")) == 0
+
+
+def test_a_servers_clock_that_is_ahead_is_reckoned_with() -> None:
+    left = seconds_left(expiring(4000), 3600)
+    assert left is not None
+    assert 300 < left <= 400
+    assert seconds_left(expiring(4000), None) is None
+    assert describe(expiring(9e9), None).endswith("for ever")
+
+
+def test_what_a_loaded_runner_answers_to_is_read_from_a_llama_servers_command_line() -> None:
+    former = Former(name="a", context_length=8192, options={"num_ctx": 8192, "num_gpu": 19, "num_batch": 256})
+    expected = {"num_ctx": 8192, "num_gpu": 19, "num_batch": 256, "num_thread": 0}
+    assert same_runner(former, "0.33.0") == expected
+    assert same_runner(former, "0.12.3") == {"num_ctx": 8192, "num_gpu": -1}
+    assert same_runner(Former(name="a", context_length=4096), "0.33.0") == {"num_ctx": 4096}
+    assert same_runner(Former(name="a"), "0.33.0") == {}
+
+
+def test_what_a_plain_load_will_lack_is_known_beforehand() -> None:
+    own = KnobValues(num_ctx=4096, batch=512, ubatch=512)
+    before = {"num_ctx": 8192, "num_gpu": 19, "num_thread": 4, "num_batch": 64, "use_mmap": False}
+    former = Former(name="a", context_length=8192, options=before)
+    wanted = {"num_ctx": 8192, "num_gpu": 19, "num_thread": 4}
+    assert expected_to_miss(former, own, a_server()) == wanted
+    old = Server(url="http://x", version="0.12.3", era="D", source="flag", place="process")
+    assert expected_to_miss(former, own, old) == {"num_ctx": 8192}
+    same = own.with_(num_ctx=8192, gpu_layers=19, threads=4)
+    assert expected_to_miss(former, same, a_server()) == {}
 
 
 SAME = {"num_ctx": 4096, "num_batch": 512, "use_mmap": False}

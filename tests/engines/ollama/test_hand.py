@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from narthex.engines.ollama import processes
+from narthex.engines.ollama import notes, processes
 from narthex.engines.ollama.address import parse_host
 from narthex.engines.ollama.container_hand import ContainerHand
 from narthex.engines.ollama.discovery import look
@@ -23,6 +25,7 @@ from narthex.engines.ollama.hand import Hand, find_hand, hand_for
 from narthex.engines.ollama.records import Server
 from narthex.engines.ollama.unit_hand import UnitHand
 from narthex.errors import EngineError
+from narthex.host.processes import environment
 from narthex.testing.fake_docker import FakeDocker
 
 from .little import SCRIPT, VERSION, answers, daemon, facts, free_port, little_ollama, url_of
@@ -76,7 +79,7 @@ def test_a_twin_runs_with_other_settings_and_the_own_container_comes_back(docker
     assert changed.url == before.url
     assert changed.env["OLLAMA_KV_CACHE_TYPE"] == "q8_0"
     assert changed.pid is not None
-    assert "OLLAMA_KEEP_ALIVE" not in processes.environment(changed.pid)
+    assert "OLLAMA_KEEP_ALIVE" not in environment(changed.pid)
     assert names(docker) == {"ollama-before-narthex": False, "ollama": True}
     assert hand.changed
     again = hand.restore()
@@ -89,7 +92,7 @@ def test_a_twin_runs_with_other_settings_and_the_own_container_comes_back(docker
 def test_the_twin_has_the_same_image_volumes_ports_and_cards(docker: FakeDocker) -> None:
     before = running(docker)
     assert before.container is not None
-    own = docker.find(before.container.id).facts()
+    own = copy.deepcopy(docker.find(before.container.id).facts())
     server = handy(before).set_env(CHANGES)
     assert server.container is not None
     twin = docker.find(server.container.id).facts()
@@ -115,7 +118,7 @@ def test_changes_are_against_the_users_own_settings(docker: FakeDocker) -> None:
     hand.set_env({"OLLAMA_KV_CACHE_TYPE": "q8_0"})
     changed = hand.set_env({"OLLAMA_NUM_PARALLEL": "2"})
     assert changed.pid is not None
-    env = processes.environment(changed.pid)
+    env = environment(changed.pid)
     assert "OLLAMA_KV_CACHE_TYPE" not in env
     assert env["OLLAMA_NUM_PARALLEL"] == "2"
     assert names(docker) == {"ollama-before-narthex": False, "ollama": True}
@@ -155,6 +158,55 @@ def test_a_strangers_container_of_the_twins_name_is_not_removed(docker: FakeDock
 def test_a_twin_is_told_as_such(docker: FakeDocker) -> None:
     server = handy(running(docker)).set_env(CHANGES)
     assert any("«ollama-before-narthex»" in gap for gap in server.gaps)
+
+
+def test_no_way_out_of_a_twin_is_told_while_a_narthex_works_with_it(docker: FakeDocker) -> None:
+    before = running(docker)
+    handy(before).set_env(CHANGES)
+    hold = (
+        "import sys\n"
+        "from narthex.engines.ollama import notes\n"
+        "from narthex.engines.ollama.discovery import find_server\n"
+        "with notes.only_one(find_server(sys.argv[1])):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", hold, before.url], **pipes) as other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.readline() == "held\n"
+        gaps = " ".join(look(parse_host(before.url), "flag").gaps)
+        assert f"process {other.pid}, tries other settings" in gaps
+        assert "docker rm" not in gaps
+        other.stdin.close()
+    assert "docker rm -f" in " ".join(look(parse_host(before.url), "flag").gaps)
+    with notes.only_one(look(parse_host(before.url), "flag")):
+        assert "settings" not in " ".join(look(parse_host(before.url), "flag").gaps)
+
+
+def test_the_container_put_aside_does_not_start_by_itself_and_gets_its_policy_back(
+    docker: FakeDocker,
+) -> None:
+    told = facts("run")
+    told["HostConfig"]["RestartPolicy"] = {"Name": "always", "MaximumRetryCount": 0}
+    server = running(docker, told)
+    hand = handy(server)
+    for changes in (CHANGES, {"OLLAMA_KV_CACHE_TYPE": "q4_0"}):
+        hand.set_env(changes)
+        assert policies(docker) == {"ollama-before-narthex": "no", "ollama": "always"}
+    hand.restore()
+    assert policies(docker) == {"ollama": "always"}
+    with pytest.raises(EngineError):
+        hand.set_env({"OLLAMA_KV_CACHE_TYPE": "nonsense"})
+    assert policies(docker) == {"ollama": "always"}
+
+
+def policies(docker: FakeDocker) -> dict[str, str]:
+    return {
+        container.name: container.facts()["HostConfig"]["RestartPolicy"]["Name"]
+        for container in docker.containers.values()
+    }
 
 
 def test_to_restore_what_was_not_changed_does_nothing(docker: FakeDocker) -> None:
@@ -360,14 +412,14 @@ def test_a_unit_is_restarted_with_changes_and_without(unit: Unit) -> None:
     assert not hand.changed
     server = hand.set_env({**CHANGES, "OLLAMA_MODELS": 'a "folder" \\ with blanks'})
     assert server.pid == unit.pid() != before
-    env = processes.environment(unit.pid())
+    env = environment(unit.pid())
     assert env["OLLAMA_KV_CACHE_TYPE"] == "q8_0"
     assert env["OLLAMA_MODELS"] == 'a "folder" \\ with blanks'
     assert "OLLAMA_KEEP_ALIVE" not in env
     assert unit.calls()[-2:] == ["--user daemon-reload", "--user restart ollama.service"]
     assert unit.hand().changed  # a later run sees it, too
     unit.hand().restore()
-    env = processes.environment(unit.pid())
+    env = environment(unit.pid())
     assert env["OLLAMA_KEEP_ALIVE"] == "9m"
     assert "OLLAMA_KV_CACHE_TYPE" not in env
     assert not unit.drop_ins.exists()

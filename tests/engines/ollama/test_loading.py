@@ -376,7 +376,17 @@ def test_what_narthex_loads_is_noted_where_a_slate_was_cleaned(
     with a_loader.load(knobs, quiet):
         note = notes.read_note(a_loader.server.url)
         assert note is not None
-        assert note.ours == ("small",)
+        assert [(one.name, one.server) for one in note.ours] == [("small", fake.pid)]
+
+
+def test_a_log_that_can_not_be_copied_is_a_gap(
+    fake: FakeOllama, loader: Load, knobs: KnobValues, tmp_path: Path
+) -> None:
+    (tmp_path / "full").write_text("")
+    with loader(fake, log_dir=tmp_path / "full").load(knobs, quiet) as running:
+        assert any(gap.startswith("Log: its copy ") for gap in running.report.gaps)
+        assert running.alive()
+    assert running.stop().gentle
 
 
 def test_two_loads_in_one_second_keep_both_logs(fake: FakeOllama, loader: Load, knobs: KnobValues) -> None:

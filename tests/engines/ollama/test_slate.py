@@ -18,7 +18,10 @@ import pytest
 
 from narthex.engines.ollama import notes
 from narthex.engines.ollama.activity import busy_models
+from narthex.engines.ollama.address import parse_host
 from narthex.engines.ollama.discovery import find_server
+from narthex.engines.ollama.log import is_start
+from narthex.engines.ollama.logs import open_log
 from narthex.engines.ollama.records import Server
 from narthex.engines.ollama.restoring import TRIES
 from narthex.engines.ollama.served import ServedModel
@@ -157,7 +160,7 @@ def test_what_narthex_loaded_meanwhile_goes_before_the_resident_comes_back(
 ) -> None:
     load(fake, "small")
     with clean_slate(server, say=print):
-        notes.add_ours(server.url, "small-tuned")
+        notes.add_ours(server.url, "small-tuned", server.pid)
         load(fake, "small-tuned", 3600, num_ctx=2048)
     assert set(listed(fake)) == {"small:latest"}
     assert listed(fake)["small:latest"]["context_length"] == 512
@@ -184,7 +187,7 @@ def test_the_next_run_puts_back_what_a_killed_one_left_and_lets_go_of_its_model(
 ) -> None:
     load(fake, "small", -1, num_ctx=768)
     process = sweep_in_a_process(fake)
-    notes.add_ours(server.url, "small-tuned")
+    notes.add_ours(server.url, "small-tuned", server.pid)
     process.kill()
     process.communicate()
     load(fake, "small-tuned", 3600, num_ctx=2048)  # the killed one's trial
@@ -229,7 +232,7 @@ def test_what_can_not_be_put_back_is_tried_again_by_the_next_run(
     load(fake, "small", -1, num_ctx=768)
     said: list[str] = []
     with clean_slate(server, say=said.append):
-        notes.add_ours(server.url, "small-tuned")
+        notes.add_ours(server.url, "small-tuned", server.pid)
         breakable(True)
     assert listed(fake) == {}
     assert said[-1].startswith("small:latest could not be put back: ")
@@ -354,10 +357,14 @@ def test_a_model_that_does_not_go_is_told_or_ended_by_a_restart_that_was_allowed
 ) -> None:
     said: list[str] = []
     with answering(fake, "small", 400, lost=True):
-        stuck = Slate(server, said.append, lambda question: True, None, ask_s=0, patience_s=0.5)
-        with pytest.raises(EngineError, match="can't be unloaded") as caught:
-            stuck.sweep()
-        assert "--restart-container" in caught.value.hint
+        for flag in ("", "--restart-container"):
+            stuck = Slate(
+                server, said.append, lambda question: True, None, flag=flag, ask_s=0, patience_s=0.5
+            )
+            with pytest.raises(EngineError, match=r"^small:latest can't be unloaded") as caught:
+                stuck.sweep()
+            assert (flag or "restart Ollama.") in caught.value.hint
+            assert ("--restart-container" in caught.value.hint) == bool(flag)
         allowed = Slate(server, said.append, lambda question: True, Restart(fake), ask_s=0, patience_s=0.5)
         allowed.sweep()
         assert listed(fake) == {}
@@ -365,6 +372,95 @@ def test_a_model_that_does_not_go_is_told_or_ended_by_a_restart_that_was_allowed
     assert any("restarting the fake" in words for words in said)
     allowed.put_back()
     assert "small:latest" in listed(fake)
+
+
+@pytest.mark.parametrize("keep_alive", [-1, 7200, None])
+def test_a_busy_model_that_was_told_to_go_stays_as_it_was(
+    fake: FakeOllama, server: Server, keep_alive: int | None
+) -> None:
+    load(fake, "small", keep_alive)
+    said: list[str] = []
+    with answering(fake, "small", 250):
+        runners = fake.runner_pids()
+        slate = Slate(server, said.append, lambda question: True, None, ask_s=0, patience_s=0.3)
+        with pytest.raises(EngineError, match="can't be unloaded"):
+            slate.sweep()
+        slate.put_back()
+    assert said[-1].startswith("small:latest was not unloaded, and stays for ")
+    assert fake.runner_pids() == runners
+    resident = listed(fake)["small:latest"]
+    assert resident["context_length"] == 512
+    assert stays_forever(resident) == (keep_alive == -1)
+    assert notes.read_note(server.url) is None
+
+
+def test_a_resident_with_another_context_is_put_back_by_one_load(fake: FakeOllama, server: Server) -> None:
+    load(fake, "small", -1, num_ctx=768)
+    log = open_log(server)
+    assert log is not None
+    with clean_slate(server, say=print):
+        mark = log.mark()
+    assert [is_start(line) for line in log.since(mark)].count(True) == 1
+    assert listed(fake)["small:latest"]["context_length"] == 768
+
+
+@pytest.mark.parametrize(
+    ("age_s", "restarted", "keep_alive"), [(7300, False, 600), (10, True, 600), (10, False, -1)]
+)
+def test_the_users_own_load_of_a_model_that_narthex_once_loaded_is_put_back(
+    fake: FakeOllama, server: Server, age_s: float, restarted: bool, keep_alive: int
+) -> None:
+    pid = 1 if restarted else server.pid
+    ours = notes.Ours(name="small", at=time.time() - age_s, server=pid)
+    notes.write_note(notes.Note(url=server.url, pid=1, at=time.time() - age_s, ours=(ours,)))
+    load(fake, "small", keep_alive)
+    said: list[str] = []
+    with clean_slate(server, say=said.append):
+        assert listed(fake) == {}
+    assert not any("left behind" in words for words in said)
+    assert "small:latest" in listed(fake)
+
+
+class LeftBehind(Restart):
+    """A hand that finds settings of a killed narthex."""
+
+    changed = True
+
+    def __init__(self, fake: FakeOllama) -> None:
+        super().__init__(fake)
+        self.held_by: list[int] = []
+
+    def restore(self) -> Server:
+        assert listed(self._fake) == {}  # nobody's model is cut
+        holder = notes.holder(parse_host(self._fake.url), None)
+        self.held_by += [holder.pid] if holder is not None else []
+        self.changed = False
+        return self.restart()
+
+
+def test_settings_of_a_killed_narthex_go_inside_the_lock_after_everything_is_unloaded(
+    fake: FakeOllama, server: Server
+) -> None:
+    load(fake, "small", -1)
+    said: list[str] = []
+    hand = LeftBehind(fake)
+    with clean_slate(server, say=said.append, hand=hand) as slate:
+        assert hand.held_by == [os.getpid()]
+        assert slate.server.pid == fake.pid != server.pid
+    assert any("left its own settings" in words for words in said)
+    assert stays_forever(listed(fake)["small:latest"])
+
+
+def test_settings_are_not_touched_while_another_narthex_works(fake: FakeOllama, server: Server) -> None:
+    process = sweep_in_a_process(fake)
+    hand = LeftBehind(fake)
+    try:
+        with pytest.raises(EngineError, match="Another narthex"), clean_slate(server, say=print, hand=hand):
+            pass
+        assert hand.changed
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_an_idle_model_is_not_taken_for_a_busy_one(fake: FakeOllama, server: Server) -> None:

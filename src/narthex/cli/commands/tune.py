@@ -265,13 +265,12 @@ def _live(model: str, given: dict[str, Any]) -> int:
         engine_args=given["engine_args"],
         ollama=given["ollama"],
     )
-    if given["restart_container"]:
-        target = _without_leftovers(target)
     target = with_vram(target, given["vram"])
     prompts = _prompts(given)
     name = target.model.served_as or target.model.name
     question = _question(given, prompts.label, target.inspection.layers, name)
-    check_question(question, target.engine.limits)
+    if not (given["restart_container"] and _has_leftovers(target)):
+        check_question(question, target.engine.limits)
     strategy(question.strategy)
     for threads in _threads(question):
         check_threads(threads, cores_of(target))
@@ -282,6 +281,7 @@ def _live(model: str, given: dict[str, Any]) -> int:
             screen.note(note)
         restart = given["restart_container"]
         with bench(target, say=screen.note, prompts=prompts, restart=restart) as ready:
+            check_question(question, ready.target.engine.limits)  # it may have the user's own settings by now
             tuning = Tuning(journal, question, screen, tenant, given["fresh"])
             result, under = study(tuning, ready), None
             if restart and ready.target.server is not None:
@@ -289,16 +289,12 @@ def _live(model: str, given: dict[str, Any]) -> int:
     return _show([result], given, under)
 
 
-def _without_leftovers(target: Target) -> Target:
-    """The server with the user's own settings, where a killed run left those of its last study behind."""
-    from narthex.cli.target import retarget
+def _has_leftovers(target: Target) -> bool:
+    """Whether a killed run left the settings of its last study in that server; the bench puts them back."""
     from narthex.engines.ollama.hand import hand_for
 
     hand = hand_for(target.server) if target.server is not None else None
-    if hand is None or not hand.changed:
-        return target
-    click.echo("An interrupted narthex left its own settings in that server; yours are put back.", err=True)
-    return retarget(target, hand.restore())
+    return hand is not None and hand.changed
 
 
 def _under_server_settings(

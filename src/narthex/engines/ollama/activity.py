@@ -6,11 +6,12 @@ import contextlib
 import http.client
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import msgspec
 
+from narthex.engines.ollama.clock import ahead_s
 from narthex.engines.ollama.eras import has
+from narthex.engines.ollama.formers import seconds_left
 from narthex.engines.ollama.records import Resident
 from narthex.engines.ollama.served import ServedModel
 from narthex.host.processes import cpu_seconds
@@ -30,6 +31,7 @@ class _Look(msgspec.Struct, frozen=True):
     pid: int | None
     cpu_s: float | None
     expires_at: str
+    seconds_left: float | None  # until it expires
 
 
 def busy_models(models: Sequence[ServedModel]) -> list[str]:
@@ -40,9 +42,10 @@ def busy_models(models: Sequence[ServedModel]) -> list[str]:
     """
     if not models:
         return []
-    before = _look(models)
+    ahead = ahead_s(models[0].server)
+    before = _look(models, ahead)
     time.sleep(WATCH_S)
-    after = _look(models)
+    after = _look(models, ahead)
     return [
         model.name
         for model in models
@@ -55,14 +58,17 @@ def busy_models(models: Sequence[ServedModel]) -> list[str]:
     ]
 
 
-def _look(models: Sequence[ServedModel]) -> dict[str, _Look]:
+def _look(models: Sequence[ServedModel], ahead: float | None) -> dict[str, _Look]:
     residents = {resident.name: resident for resident in models[0].api.ps()}
-    return {model.name: _seen(model, residents[model.name]) for model in models if model.name in residents}
+    return {
+        model.name: _seen(model, residents[model.name], ahead) for model in models if model.name in residents
+    }
 
 
-def _seen(model: ServedModel, resident: Resident) -> _Look:
+def _seen(model: ServedModel, resident: Resident, ahead: float | None) -> _Look:
     pid = model.pid()
-    return _Look(pid, cpu_seconds(pid) if pid is not None else None, resident.expires_at)
+    cpu_s = cpu_seconds(pid) if pid is not None else None
+    return _Look(pid, cpu_s, resident.expires_at, seconds_left(resident, ahead))
 
 
 def _worked(before: _Look | None, after: _Look) -> bool:
@@ -76,8 +82,7 @@ def _worked(before: _Look | None, after: _Look) -> bool:
 
 
 def _due(look: _Look) -> bool:
-    expires = Resident(name="", expires_at=look.expires_at).expires
-    return expires is not None and expires < datetime.now(UTC)
+    return look.seconds_left is not None and look.seconds_left < 0
 
 
 def _slots_busy(model: ServedModel) -> bool:

@@ -55,8 +55,9 @@ class ContainerHand:
                     f"Container «{self._name}» was started with --rm: stopping it would remove it.",
                     hint="Start it without --rm, or let narthex only propose the change.",
                 )
-            new = self._create(api, own, changes)
-            undo.callback(self._put_back, api, own["Id"])
+            policy = _restart_policy(now)
+            new = self._create(api, own, changes, policy)
+            undo.callback(self._put_back, api, own["Id"], policy)
             undo.callback(_remove, api, new)
             if now["Id"] == own["Id"]:
                 api.stop(own["Id"], timeout=_STOP_S)
@@ -64,6 +65,7 @@ class ContainerHand:
             else:
                 _remove(api, now["Id"])
             api.rename(new, self._name)
+            _let_rest(api, own["Id"])
             api.start(new)
             server = self._answering()
             prove(server, changes)
@@ -79,12 +81,15 @@ class ContainerHand:
                 return self._answering()
             api.inspect_container(original)  # before anything is taken away: it must be there
             _remove(api, now["Id"])
-            self._put_back(api, original)
+            self._put_back(api, original, _restart_policy(now))
         return self._answering()
 
-    def _create(self, api: Any, own: Mapping[str, Any], changes: Mapping[str, str | None]) -> str:
+    def _create(
+        self, api: Any, own: Mapping[str, Any], changes: Mapping[str, str | None], policy: dict[str, Any]
+    ) -> str:
         self._remove_half_made(api)
         body = recreate.twin(own, _image(api, own), changes)
+        body["HostConfig"]["RestartPolicy"] = policy  # a later run reads it there, see restore()
         made = api.create_container_from_config(body, self._name + _NEW)
         new = str(made["Id"])
         try:
@@ -111,12 +116,15 @@ class ContainerHand:
             if _original_id(left) is not None:
                 _remove(api, left["Id"])
 
-    def _put_back(self, api: Any, original: str) -> None:
-        """The user's container under its own name, running. The twin must be gone by then."""
+    def _put_back(self, api: Any, original: str, policy: dict[str, Any]) -> None:
+        """The user's container under its own name, running, with its restart policy. The twin must be gone by
+        then."""
         own = api.inspect_container(original)
         if own["Name"].lstrip("/") != self._name:
             api.rename(original, self._name)
         api.start(original)
+        if _restart_policy(own) != policy:
+            api.update_container(original, restart_policy=policy)
 
     def _answering(self) -> Server:
         """The server, once it answers. Its address may be another one where the port isn't published."""
@@ -140,6 +148,20 @@ class ContainerHand:
 def _original_id(facts: Mapping[str, Any]) -> str | None:
     found = (facts["Config"].get("Labels") or {}).get(docker.ASIDE_LABEL)
     return str(found) if found else None
+
+
+def _restart_policy(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """As the user chose it: of the twin where one stands, since the container put aside has none."""
+    return dict(facts["HostConfig"].get("RestartPolicy") or {"Name": "no"})
+
+
+def _let_rest(api: Any, original: str) -> None:
+    """With «always», Docker would start the container put aside beside the twin when it is started anew."""
+    from docker.errors import APIError
+
+    with contextlib.suppress(APIError):  # a Docker that can't change it goes on without
+        if _restart_policy(api.inspect_container(original))["Name"] not in ("", "no"):
+            api.update_container(original, restart_policy={"Name": "no"})
 
 
 def _image(api: Any, own: Mapping[str, Any]) -> str:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from narthex.engines.ollama.eras import automatic_batch, default_parallel
+from narthex.engines.ollama.durations import FOREVER_S, default_keep_alive
+from narthex.engines.ollama.eras import automatic_batch, default_parallel, has
 from narthex.engines.ollama.notes import Former
 from narthex.engines.ollama.options import command_options
 from narthex.engines.ollama.records import Resident, Server
 from narthex.engines.ollama.served import ServedModel, processor, spoken
+from narthex.knobs import KnobValues
 from narthex.units import format_duration, format_size
 
-FOREVER_S = 20 * 365 * 86_400  # Ollama writes «for ever» as some 290 years ahead
-KEEP_ALIVE_S = 300.0  # where OLLAMA_KEEP_ALIVE is not set
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-_DURATION = re.compile(r"([\d.]+)(ms|us|µs|ns|h|m|s)")
-_SECONDS = re.compile(r"[+-]?\d+")
 
-
-def former_of(model: ServedModel, resident: Resident, log: Sequence[str]) -> Former:
+def former_of(
+    model: ServedModel, resident: Resident, log: Sequence[str], ahead: float | None = 0.0
+) -> Former:
     """What is needed to load it again as it is. ``log``: the server's lines, for a process that can't be
-    seen."""
-    left = seconds_left(resident)
+    seen. ``ahead``: as for :func:`seconds_left`."""
+    left = seconds_left(resident, ahead)
     command = model.command(log)
     return Former(
         name=resident.name,
@@ -32,18 +29,28 @@ def former_of(model: ServedModel, resident: Resident, log: Sequence[str]) -> For
         seconds_left=left,
         context_length=resident.context_length or (command.num_ctx if command else None),
         options=command_options(command) if command else {},
+        runner=model.pid(),
     )
 
 
-def seconds_left(resident: Resident) -> float | None:
-    """Of its keep-alive; None where Ollama does not tell."""
+def seconds_left(resident: Resident, ahead: float | None = 0.0) -> float | None:
+    """Of its keep-alive; None where Ollama does not tell.
+
+    ``ahead``: seconds that the server's clock is ahead of ours; None where that is not known, then only «for
+    ever» can be told.
+    """
     expires = resident.expires
-    return (expires - datetime.now(UTC)).total_seconds() if expires is not None else None
+    if expires is None:
+        return None
+    left = (expires - datetime.now(UTC)).total_seconds()
+    if ahead is None:
+        return left if left > FOREVER_S else None
+    return left - ahead
 
 
-def describe(resident: Resident) -> str:
+def describe(resident: Resident, ahead: float | None = 0.0) -> str:
     """``gemma3:latest · 274 MiB · 100% GPU · context 4096 · for 4 min 51 s more``."""
-    left = seconds_left(resident)
+    left = seconds_left(resident, ahead)
     if left is None:
         until = "until it is told"
     elif left > FOREVER_S:
@@ -67,23 +74,46 @@ def keep_alive(former: Former, server: Server) -> int | float | None:
     return max(1, round(left))
 
 
-def default_keep_alive(text: str) -> float | None:
-    """Seconds of OLLAMA_KEEP_ALIVE: a Go duration or whole seconds; None for ever, 300 where it makes no
-    sense, as Ollama itself reads it."""
-    word = text.strip().strip("\"'")
-    if _SECONDS.fullmatch(word):
-        seconds = float(word)
-    else:
-        bare = word.lstrip("+-")
-        parts = _DURATION.findall(bare)
-        if not parts or "".join(number + unit for number, unit in parts) != bare:
-            return KEEP_ALIVE_S
-        try:
-            seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-        except ValueError:
-            return KEEP_ALIVE_S
-        seconds = -seconds if word.startswith("-") else seconds
-    return None if seconds < 0 or seconds > FOREVER_S else seconds
+def explicit_keep_alive(former: Former, server: Server) -> int | float:
+    """As :func:`keep_alive`, the server's default in its number: a loaded model keeps what it was last told,
+    and only a number changes that."""
+    keep = keep_alive(former, server)
+    if keep is not None:
+        return keep
+    default = default_keep_alive(server.env.get("OLLAMA_KEEP_ALIVE", ""))
+    return -1 if default is None else default
+
+
+def same_runner(former: Former, version: str) -> dict[str, Any]:
+    """The options of a request that is served by the runner that is there, so that nothing is loaded anew.
+
+    Only the command line of a llama-server tells what was asked for; older runners show what Ollama chose,
+    too. A num_gpu of -1 fits every runner, where a model's own PARAMETER may not.
+    """
+    options: dict[str, Any] = {"num_ctx": former.context_length} if former.context_length else {}
+    seen = former.options
+    if seen:
+        options["num_gpu"] = -1
+    if seen and has(version, "fit"):
+        options |= {"num_gpu": seen.get("num_gpu", -1), "num_thread": seen.get("num_thread", 0)}
+        options |= {"num_batch": seen["num_batch"]} if "num_batch" in seen else {}
+    return options
+
+
+def expected_to_miss(former: Former, own: KnobValues, server: Server) -> dict[str, Any]:
+    """Those of :func:`missing_options` that are sure before anything is loaded.
+
+    ``own``: what a load without options is expected to be.
+
+    The batch is not among them: with little memory Ollama takes less by itself, and a number of ours would
+    make it load anew for clients that send none. Before llama-server, a command line also shows what Ollama
+    chose.
+    """
+    known = (("num_ctx", own.num_ctx), ("num_gpu", own.gpu_layers), ("num_thread", own.threads))
+    now = {name: value for name, value in known if value is not None}
+    sure = ("num_ctx", "num_gpu", "num_thread") if has(server.version, "fit") else ("num_ctx",)
+    missing = missing_options(former, own.num_ctx, now, server)
+    return {name: value for name, value in missing.items() if name in sure}
 
 
 def missing_options(

@@ -145,7 +145,8 @@ class _Attempt:
             raise self._failed(None, Outcome.RUNNER_DIED, words)
         running = self._running(options, cards)
         running.load_s, running.residents = load_s, residents
-        running.report = self._report(lines, resident, [*self._neighbours(beside, residents)])
+        beside_it = self._neighbours(beside, residents)
+        running.report = self._report(lines, resident, [*running.log_gaps, *beside_it])
         return running
 
     def leave(self) -> None:
@@ -187,7 +188,7 @@ class _Attempt:
     def _preload(self, options: dict[str, Any]) -> None:
         """Returns once Ollama says that it is loaded; waits and asks again while its queue is full."""
         self.watch("loading", None)
-        notes.add_ours(self.served.server.url, self.served.name)
+        notes.add_ours(self.served.server.url, self.served.name, self.served.server.pid)
         self.asked = True
         pauses = iter(QUEUE_PAUSES_S)
         while True:
@@ -209,7 +210,6 @@ class _Attempt:
                 return
 
     def _running(self, options: dict[str, Any], cards: CardsBefore | None) -> RunningOllama:
-        self.log.copy()
         after = self.source.mark() if self.source is not None else None
         log = LoadLog(self.source, self.log.path, self.log.before, after)
         return RunningOllama(self.served, options, log, cards)
@@ -284,7 +284,6 @@ class _Attempt:
     def _new_log(self) -> LoadLog:
         if self.source is None:
             return LoadLog(None, None)
-        self.log_dir.mkdir(parents=True, exist_ok=True)
         name = re.sub(r"[^0-9A-Za-z.-]+", "-", spoken(self.served.name))
         stem = f"ollama-{time.strftime('%Y%m%d-%H%M%S')}-{name}"
         path = next(

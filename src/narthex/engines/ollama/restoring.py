@@ -15,14 +15,22 @@ import msgspec
 
 from narthex import settings
 from narthex.engines.ollama import notes
-from narthex.engines.ollama.discovery import look_again
-from narthex.engines.ollama.formers import keep_alive, missing_options
+from narthex.engines.ollama.defaults import own_load
+from narthex.engines.ollama.discovery import engine_of, look_again
+from narthex.engines.ollama.formers import (
+    expected_to_miss,
+    explicit_keep_alive,
+    keep_alive,
+    missing_options,
+    same_runner,
+)
 from narthex.engines.ollama.logs import open_log
 from narthex.engines.ollama.notes import Former, Note
-from narthex.engines.ollama.options import command_options, describe_options
+from narthex.engines.ollama.options import command_options, describe_options, parameters_of
 from narthex.engines.ollama.records import ApiError, Resident, Server
 from narthex.engines.ollama.served import LEAVE_S, ServedModel, spoken
-from narthex.errors import EngineError
+from narthex.errors import EngineError, NarthexError
+from narthex.host.collect import collect_host
 from narthex.units import format_duration
 
 SERVER_S = 20.0  # at most, for a server that was just started anew
@@ -45,7 +53,7 @@ class Restorer:
                 names = ", ".join(spoken(former.name) for former in note.formers)
                 self._say(f"Ollama does not answer, so {names} could not be put back; the next run does it.")
             return
-        stuck = tuple(name for name in note.ours if not self._let_go(name))
+        stuck = tuple(one for one in note.ours if not self._let_go(one.name))
         note = _remembered(msgspec.structs.replace(note, ours=stuck))
         # Ollama lists what expires last first: loaded the other way round, the list is as it was.
         for former in reversed(note.formers):
@@ -79,25 +87,54 @@ class Restorer:
     def _put_back(self, former: Former) -> str:
         """What to say of it. Raises ApiError."""
         model = ServedModel(self._server, former.name)
-        if model.loaded():
-            return f"{spoken(former.name)} is loaded already and is left as it is."
+        if (resident := _listed(model)) is not None:
+            return self._keep(former, model, resident)
         keep = keep_alive(former, self._server)
-        model.preload(None, keep)
+        options = self._expected_to_miss(former, model)
+        model.preload(options or None, keep)
         if (resident := _listed(model)) is None:
             return f"{spoken(former.name)} was put back and is gone again: another client made room."
         now = self._options_now(model)
         context = resident.context_length or now.get("num_ctx")  # Ollama lists it since 0.10.0
-        options = missing_options(former, context, now, self._server)
-        if options:
+        missing = missing_options(former, context, now, self._server)
+        if any(options.get(name) != value for name, value in missing.items()):
+            options |= missing
             model.unload(wait_s=LEAVE_S)  # what a request leaves out would stay as it is
             model.preload(options, keep)
         words = [describe_options(options)] if options else []
-        if former.forever:
-            words.append("for ever")
-        elif keep is not None:
-            words.append(f"for {format_duration(keep)}")
+        if former.forever or keep is not None:
+            words.append(_stay(-1 if keep is None else keep))
         told = f" ({', '.join(words)})" if words else ""
         return f"Put back: {spoken(former.name)}{told}."
+
+    def _keep(self, former: Former, model: ServedModel, resident: Resident) -> str:
+        """What never went: it was told to go after its answer, and is told to stay. Another load of that name
+        is somebody's own."""
+        name = spoken(former.name)
+        contexts = {resident.context_length, former.context_length} - {None}
+        if model.pid() != former.runner or len(contexts) > 1:
+            return f"{name} is loaded already and is left as it is."
+        keep = explicit_keep_alive(former, self._server)
+        if not keep:  # it goes after each answer anyway
+            return f"{name} was not unloaded."
+        # With these, Ollama takes the runner that is there.
+        model.preload(same_runner(former, self._server.version), keep)
+        return f"{name} was not unloaded, and stays {_stay(keep)}."
+
+    def _expected_to_miss(self, former: Former, model: ServedModel) -> dict[str, Any]:
+        """The options that a load without any would lack, as far as that is known beforehand: to load a big
+        model twice takes minutes."""
+        log = open_log(self._server)
+        try:
+            show = model.api.show(model.name)
+            engine = engine_of(self._server, collect_host(), log)
+            train = show.model_info.get(f"{show.model_info.get('general.architecture')}.context_length")
+            train = train if isinstance(train, int) else 0
+            parameters = parameters_of(show.parameters)
+            own = own_load(self._server, engine, parameters, context_train=train, log=log).knobs
+        except (ApiError, NarthexError):
+            return {}
+        return expected_to_miss(former, own, self._server)
 
     def _options_now(self, model: ServedModel) -> dict[str, Any]:
         log = open_log(self._server)
@@ -140,6 +177,10 @@ def _remembered(note: Note) -> Note:
     with contextlib.suppress(EngineError):
         notes.write_note(note)
     return note
+
+
+def _stay(keep: float) -> str:
+    return f"for {format_duration(keep)}" if keep >= 0 else "for ever"
 
 
 def _listed(model: ServedModel) -> Resident | None:

@@ -44,10 +44,16 @@ class LoadLog:
         """What came after the load."""
         return self.source.since(self.after) if self.source is not None else []
 
-    def copy(self) -> None:
-        """Put the lines where the user can read them."""
-        if self.path is not None and (lines := self.whole()):
+    def copy(self) -> tuple[str, ...]:
+        """Put the lines where the user can read them. A full disk is a gap in words and no failure."""
+        if self.path is None or not (lines := self.whole()):
+            return ()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_text("\n".join(lines) + "\n")
+        except OSError as error:
+            return (f"Log: its copy {self.path} can't be written: {error.strerror or error}.",)
+        return ()
 
 
 class RunningOllama:
@@ -66,6 +72,7 @@ class RunningOllama:
         self.url = served.server.url
         self.served_as = served.name
         self.options = options
+        self.log_gaps = log.copy()
         self.load_s = 0.0
         self.report = LoadReport()
         self.log_path = log.path

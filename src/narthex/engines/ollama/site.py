@@ -8,10 +8,12 @@ from pathlib import Path
 import msgspec
 
 from narthex import settings
-from narthex.engines.ollama import docker, logs, processes
+from narthex.engines.ollama import docker, logs, notes, processes
 from narthex.engines.ollama.address import Address, parse_host
 from narthex.engines.ollama.drop_in import drop_in
 from narthex.host.limits import memory_ceiling
+from narthex.host.listeners import listener_pid
+from narthex.host.processes import name_of
 
 _FORWARDERS = ("docker-proxy", "rootlessport", "rootlesskit")  # a container's port listens as one of these
 _NO_GPU_HERE = "GPU memory of its machine can't be read from here"
@@ -37,7 +39,7 @@ def find_site(address: Address) -> Site:
     pid = processes.server_pid(address.port, local) if local else None
     inside = processes.container_id(pid) if pid is not None else None
     if pid is not None and inside is None:
-        return Site(place="process", pid=pid, gaps=_drop_in_gaps(pid))
+        return Site(place="process", pid=pid, gaps=_drop_in_gaps(pid, address))
     try:
         found = _container_at(address, local is not None, inside)
     except docker.NoDocker as error:
@@ -48,14 +50,16 @@ def find_site(address: Address) -> Site:
     if pid is None:
         gap = f"Container «{found.container.name}» does not run on this machine: {_NO_GPU_HERE}."
         return Site(place="elsewhere", found=found, gaps=(gap,))
-    return Site(place="container", pid=pid, found=found, gaps=_twin_gaps(found))
+    return Site(place="container", pid=pid, found=found, gaps=_twin_gaps(found, address))
 
 
-def _twin_gaps(found: docker.Found) -> tuple[str, ...]:
+def _twin_gaps(found: docker.Found, address: Address) -> tuple[str, ...]:
     """Said of a container that narthex put there and did not take away again."""
     if not found.changed:
         return ()
     name = found.container.name
+    if (holder := notes.holder(address, name)) is not None:
+        return _at_work(holder)
     own = f"{name}{docker.ASIDE}"
     return (
         f"It has settings that narthex gave it. Your own container waits as «{own}»; to have it back: "
@@ -63,15 +67,27 @@ def _twin_gaps(found: docker.Found) -> tuple[str, ...]:
     )
 
 
-def _drop_in_gaps(pid: int) -> tuple[str, ...]:
+def _drop_in_gaps(pid: int, address: Address) -> tuple[str, ...]:
     """Said of a unit with a drop-in that narthex did not take away again."""
     unit = processes.unit_of(pid)
     if unit is None or not drop_in(unit).exists():
         return ()
+    if (holder := notes.holder(address, None)) is not None:
+        return _at_work(holder)
     systemctl = "systemctl --user" if unit.uid is not None else "systemctl"
     return (
         f"It has settings that narthex gave it. To have your own back: rm {drop_in(unit)} && "
         f"{systemctl} daemon-reload && {systemctl} restart {unit.name}",
+    )
+
+
+def _at_work(holder: notes.Holder) -> tuple[str, ...]:
+    """Instead of a way out, which would take the server from under a study. Nothing is said of our own."""
+    if holder.pid == os.getpid():
+        return ()
+    return (
+        f"Another narthex, process {holder.pid}, tries other settings on it right now; "
+        "your own come back when it is done.",
     )
 
 
@@ -143,8 +159,8 @@ def _container_at(address: Address, local: bool, inside: str | None) -> docker.F
 
 def _site_without_docker(address: Address, local: str | None, pid: int | None, why: str) -> Site:
     """A server whose container can't be asked, or that has none that is known here."""
-    listener = processes.listener_pid(address.port, local) if local else None
-    name = processes.name_of(listener) if listener is not None else ""
+    listener = listener_pid(address.port, local) if local else None
+    name = name_of(listener) if listener is not None else ""
     if pid is None and name in _FORWARDERS:
         inside = [found for found in processes.server_pids() if processes.container_id(found)]
         pid = inside[0] if len(inside) == 1 else None

@@ -12,10 +12,12 @@ import msgspec
 from narthex.engines.ollama import notes
 from narthex.engines.ollama.activity import busy_models
 from narthex.engines.ollama.api import to_error
-from narthex.engines.ollama.formers import describe, former_of
+from narthex.engines.ollama.clock import ahead_s
+from narthex.engines.ollama.formers import describe, former_of, seconds_left
 from narthex.engines.ollama.hand import Hand
+from narthex.engines.ollama.loading import KEEP_S
 from narthex.engines.ollama.logs import open_log
-from narthex.engines.ollama.notes import Former, Note
+from narthex.engines.ollama.notes import Former, Note, Ours
 from narthex.engines.ollama.records import ApiError, Resident, Server
 from narthex.engines.ollama.restoring import Restorer, by_hand
 from narthex.engines.ollama.served import ServedModel, spoken
@@ -25,6 +27,7 @@ from narthex.units import MIB, format_size
 
 ASK_S = 60.0  # a person is asked after this time
 PATIENCE_S = 600.0  # without a person, nobody is disturbed and nothing is tried for longer
+KEEP_ROUND_S = 5.0  # between the note of a load and the load
 TENANT_BYTES = 256 * MIB  # below that a tenant of the card is a desktop's window, not worth a word
 
 Say = Callable[[str], None]
@@ -33,16 +36,18 @@ Ask = Callable[[str], bool]
 
 @contextlib.contextmanager
 def clean_slate(
-    server: Server, *, say: Say, ask: Ask | None = None, hand: Hand | None = None
+    server: Server, *, say: Say, ask: Ask | None = None, hand: Hand | None = None, flag: str = ""
 ) -> Iterator[Slate]:
     """Nothing is loaded inside; at the end, also after Ctrl-C or an error, what was loaded is back.
 
     ``ask`` is given where a person can answer. ``hand`` is given where the user allows to restart the server:
-    then it is, if a model does not go or its GPU memory does not come back. Raises EngineError where another
-    narthex works with this server, where it stays busy, or where a model does not go.
+    then it is, if a model does not go or its GPU memory does not come back, and settings that a killed
+    narthex left there make room for the user's own. ``flag`` of this command would allow it. Raises
+    EngineError where another narthex works with this server, where it stays busy, or where a model does not
+    go.
     """
-    with notes.only_one(server.url):
-        slate = Slate(server, say, ask, hand)
+    with notes.only_one(server):
+        slate = Slate(server, say, ask, hand, flag=flag)
         try:
             slate.sweep()
             yield slate
@@ -60,15 +65,17 @@ class Slate:
         ask: Ask | None,
         hand: Hand | None,
         *,
+        flag: str = "",
         ask_s: float = ASK_S,
         patience_s: float = PATIENCE_S,
     ) -> None:
-        """``ask_s``: after that time a person is asked. ``patience_s``: so long is waited for a busy model,
-        where nobody can be asked, and for an unload."""
+        """``flag``: what on the command line gives a hand; "" where nothing does. ``ask_s``: after that time
+        a person is asked. ``patience_s``: so long is waited for a busy model, where nobody can be asked, and
+        for an unload."""
         self.server = server
         self.formers: tuple[Former, ...] = ()
         self._ask_s, self._patience_s = ask_s, patience_s
-        self._say, self._ask, self._hand = say, ask, hand
+        self._say, self._ask, self._hand, self._flag = say, ask, hand, flag
         self._api = ServedModel(server, "").api
         self._noted = False
 
@@ -76,12 +83,13 @@ class Slate:
         """Tell what is loaded, wait for answers under way, note it down, unload it. Raises EngineError."""
         left = notes.read_note(self.server.url)
         try:
-            residents = self._api.ps()
+            residents, ahead = self._api.ps(), ahead_s(self.server)
             models = [ServedModel(self.server, resident.name) for resident in residents]
-            self._tell(residents)
+            self._tell(residents, ahead)
             self._wait_for_answers(models)
-            self._note_down(models, left)
+            self._note_down(models, left, ahead)
             self._unload(models)
+            self._own_settings()
         except ApiError as error:
             raise to_error(error, self.server.url, "unload its models") from error
 
@@ -100,11 +108,11 @@ class Slate:
                 self._say(f"Interrupted; the next run puts back {name}; {by_hand(name)}.")
             raise
 
-    def _tell(self, residents: Sequence[Resident]) -> None:
+    def _tell(self, residents: Sequence[Resident], ahead: float | None) -> None:
         if not residents:
             self._say("Ollama has no model loaded.")
         for resident in residents:
-            self._say(f"Loaded in Ollama: {describe(resident)}.")
+            self._say(f"Loaded in Ollama: {describe(resident, ahead)}.")
 
     def _wait_for_answers(self, models: Sequence[ServedModel]) -> None:
         begun, told = time.monotonic(), ""
@@ -121,23 +129,32 @@ class Slate:
             if self._ask is None and waited > self._patience_s:
                 raise _busy(names)
 
-    def _note_down(self, models: Sequence[ServedModel], left: Note | None) -> None:
+    def _note_down(self, models: Sequence[ServedModel], left: Note | None, ahead: float | None) -> None:
         """On paper before anything changes. What an interrupted run left behind is added to it."""
         log = open_log(self.server)
         lines = log.start() if log is not None and models else []
         found: list[Former] = []
-        ours = left.ours if left is not None else ()
+        ours = tuple(one for one in left.ours if self._may_be_there(one)) if left is not None else ()
         for model, resident in self._listed(models):
-            if any(ServedModel(self.server, name).is_same(resident) for name in ours):
+            stay = seconds_left(resident, ahead)
+            longer = stay is not None and stay > KEEP_S + KEEP_ROUND_S  # narthex never keeps one so long
+            if not longer and any(ServedModel(self.server, one.name).is_same(resident) for one in ours):
                 self._say(f"{spoken(resident.name)} was left behind by an interrupted narthex.")
             else:
-                found.append(former_of(model, resident, lines))
+                found.append(former_of(model, resident, lines, ahead))
         older = self._of_interrupted(left, found) if left is not None else []
         self.formers = (*older, *found)
         notes.write_note(
             Note(url=self.server.url, pid=os.getpid(), at=time.time(), formers=self.formers, ours=ours)
         )
         self._noted = True
+
+    def _may_be_there(self, ours: Ours) -> bool:
+        """Whether what a killed narthex loaded can still be loaded: Ollama let it go since, or was started
+        anew. Then a model of that name is the user's."""
+        if time.time() - ours.at > KEEP_S + KEEP_ROUND_S:
+            return False
+        return None in (ours.server, self.server.pid) or ours.server == self.server.pid
 
     def _listed(self, models: Sequence[ServedModel]) -> Iterator[tuple[ServedModel, Resident]]:
         residents = {resident.name: resident for resident in self._api.ps()}
@@ -172,6 +189,12 @@ class Slate:
         else:
             self._confirm(memories if models else [])
 
+    def _own_settings(self) -> None:
+        """The user's own settings again, where a killed narthex left its own and a hand may act."""
+        if self._hand is not None and self._hand.changed:
+            self._say("An interrupted narthex left its own settings in that server; yours are put back.")
+            self.server = self._hand.restore()
+
     def _confirm(self, memories: Sequence[VramReturn | None]) -> None:
         """That the GPU memory is free, or who holds it."""
         if self.server.place == "elsewhere":
@@ -179,7 +202,7 @@ class Slate:
             return
         back = [memory.is_back() for memory in memories if memory is not None]
         if False in back and self._hand is not None:
-            self._firmly("the GPU memory of an unloaded model did not come back")
+            self._firmly("The GPU memory of an unloaded model did not come back")
         elif False in back:
             self._say("The GPU memory of an unloaded model did not come back.")
         for card in read_gpus()[0]:
@@ -194,11 +217,12 @@ class Slate:
     def _firmly(self, why: str) -> None:
         """Restart the server where the user allows it. Raises EngineError where not."""
         if self._hand is None:
+            other = f"allow a restart of Ollama with {self._flag}" if self._flag else "restart Ollama"
             raise EngineError(
-                f"{why[0].upper()}{why[1:]}: somebody uses it, or loads it again and again.",
-                hint="Stop that program, or allow a restart of Ollama with --restart-container.",
+                f"{why}: somebody uses it, or loads it again and again.",
+                hint=f"Stop that program, or {other}.",
             )
-        self._say(f"{why[0].upper()}{why[1:]}; restarting {self._hand.words}.")
+        self._say(f"{why}; restarting {self._hand.words}.")
         self.server = self._hand.restart()
 
 
