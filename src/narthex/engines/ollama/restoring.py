@@ -41,9 +41,11 @@ class Restorer:
     """Puts back what a note names, one model after the other; each that is back leaves the note, and so does
     one that is gone for good, or that could not be put back :data:`TRIES` times."""
 
-    def __init__(self, server: Server, say: Callable[[str], None]) -> None:
+    def __init__(self, server: Server, say: Callable[[str], None], *, all_gone: bool = False) -> None:
+        """``all_gone``: everything was unloaded, so what is loaded now was loaded since."""
         self._server = server
         self._say = say
+        self._all_gone = all_gone
 
     def put_back(self, note: Note) -> None:
         """Never raises but for Ctrl-C; then the note keeps what is missing, for the next run."""
@@ -112,7 +114,7 @@ class Restorer:
         is somebody's own."""
         name = spoken(former.name)
         contexts = {resident.context_length, former.context_length} - {None}
-        if model.pid() != former.runner or len(contexts) > 1:
+        if self._all_gone or model.pid() != former.runner or len(contexts) > 1:
             return f"{name} is loaded already and is left as it is."
         keep = explicit_keep_alive(former, self._server)
         if not keep:  # it goes after each answer anyway

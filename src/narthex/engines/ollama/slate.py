@@ -77,7 +77,7 @@ class Slate:
         self._ask_s, self._patience_s = ask_s, patience_s
         self._say, self._ask, self._hand, self._flag = say, ask, hand, flag
         self._api = ServedModel(server, "").api
-        self._noted = False
+        self._noted = self._swept = False
 
     def sweep(self) -> None:
         """Tell what is loaded, wait for answers under way, note it down, unload it. Raises EngineError."""
@@ -89,6 +89,7 @@ class Slate:
             self._wait_for_answers(models)
             self._note_down(models, left, ahead)
             self._unload(models)
+            self._swept = True
             self._own_settings()
         except ApiError as error:
             raise to_error(error, self.server.url, "unload its models") from error
@@ -100,7 +101,7 @@ class Slate:
         if note is None or not self._noted:
             return
         try:
-            Restorer(self.server, self._say).put_back(note)
+            Restorer(self.server, self._say, all_gone=self._swept).put_back(note)
         except KeyboardInterrupt:
             left = notes.read_note(self.server.url)
             for former in left.formers if left is not None else ():
