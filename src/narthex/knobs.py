@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from narthex.errors import UsageError
+from narthex.units import format_count
 
 Kind = Literal["int", "layers", "choice"]
 
@@ -153,7 +154,7 @@ class KnobValues(msgspec.Struct, frozen=True, kw_only=True):
         if self.threads is not None:
             parts.append(f"threads {self.threads}")
         if self.cpu_moe:
-            parts.append(f"experts of {self.cpu_moe} layers on CPU")
+            parts.append(f"experts of {format_count(self.cpu_moe, 'layer')} on CPU")
         if self.mmap != "auto":
             parts.append(f"mmap {self.mmap}")
         return " · ".join(parts)

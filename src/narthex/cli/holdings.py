@@ -16,6 +16,7 @@ from narthex.engines.ollama.store import StoredModel, stored_models
 from narthex.errors import JournalError, NarthexError
 from narthex.policy.records import Policy
 from narthex.profiles.profile import Profile
+from narthex.units import format_count
 
 _SHOWN = 64  # models that are asked for one by one, where neither list nor store tells enough
 
@@ -140,7 +141,8 @@ def _shows(server: Server, api: Api, tags: Sequence[Tag], gaps: list[str]) -> di
     if failed:
         gaps.append(f"Ollama can't show {', '.join(failed)}.")
     if len(tags) > _SHOWN:
-        gaps.append(f"{len(tags) - _SHOWN} models were not looked at one by one: their files are not known.")
+        more = format_count(len(tags) - _SHOWN, "model")
+        gaps.append(f"Not looked at one by one: {more}, whose files are not known.")
     return found
 
 

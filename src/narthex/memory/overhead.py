@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from narthex.memory.calibrate import Calibration
-from narthex.units import MIB, format_size
+from narthex.units import MIB, format_loads, format_size
 
 # Measured on an H100 with llama.cpp b11434 (CUDA 12): of 20475 MiB of the card 19950 MiB were left for the
 # engine once its CUDA context stood. Smaller cards take less: 525 MiB is the careful side.
@@ -24,7 +24,7 @@ def device_overhead(calibration: Calibration | None, beside_bytes: int = 0) -> t
     if calibration is not None and calibration.measured("gpu", "overhead"):
         return (
             calibration.correct("gpu", "overhead", usual),
-            f"measured by NVML in {calibration.loads} loads of {calibration.engine_key}",
+            f"measured by NVML in {format_loads(calibration.loads)} of {calibration.engine_key}",
         )
     beside = f", and {format_size(beside_bytes)} that is loaded beside the model" if beside_bytes else ""
     return (

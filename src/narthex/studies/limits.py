@@ -91,7 +91,8 @@ def settled_question(question: Question, limits: Limits, batch: AutomaticBatch =
 def refusal(knobs: KnobValues, limits: Limits) -> str | None:
     """Why a server can't be asked for a setting, in one sentence; None where it can.
 
-    A value that is the usual one counts as not asked for: :func:`within` puts the server's in its place.
+    A value that is the usual one counts as not asked for: :func:`within` puts the server's in its place, so
+    that what an engine's loader refuses never gets there.
     """
     for name in limits.fixed:
         value = getattr(knobs, name)

@@ -36,7 +36,7 @@ from narthex.studies.space import Candidate, Space
 from narthex.studies.strategies import guided, strategy
 from narthex.trials.trial import Runner, TrialRecord
 from narthex.trials.verdict import TIE
-from narthex.units import format_duration
+from narthex.units import format_count, format_duration, format_loads
 
 MEASURED_OTHERWISE = "measured in another way than the rest, so not compared"
 USUAL_TRIES = 5  # loads that a search usually takes, for the estimate of what is left
@@ -98,7 +98,7 @@ def run_study(
         session = Session(name, question, identity, runner=runner, journal=journal, screen=shown, learn=learn)
         if row:
             known = journal.trials(name)
-            session.decide("resume", f"continuing study {name}: {len(known)} trials are known already")
+            session.decide("resume", f"continuing study {name} after {format_count(len(known), 'trial')}")
         spaces = (lambda history: space) if isinstance(space, Space) else space
         study = _Study(session, spaces, baselines, soak)
         result = study.run(row.started_at if row else time.time())
@@ -329,7 +329,7 @@ class _Study:
 
     def _alone(self, winner: TrialRecord) -> str:
         loads = stopping.loads_of(self.session.history)
-        return f"The best of {loads} loads: {summary(winner)}. No baseline could be compared with it."
+        return f"The best of {format_loads(loads)}: {summary(winner)}. No baseline could be compared with it."
 
     def _conclude_early(self) -> None:
         survived = [knobs for knobs, report in self.session.soaks if report.outcome is Outcome.DONE]

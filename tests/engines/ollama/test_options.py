@@ -15,7 +15,7 @@ from narthex.engines.ollama.options import (
     knobs_from,
     options_for,
     parameters_of,
-    refusal,
+    unloadable,
 )
 from narthex.errors import UsageError
 from narthex.knobs import KnobValues
@@ -102,7 +102,7 @@ def test_options_are_described_in_one_order() -> None:
 
 
 def test_two_batches_are_refused_where_the_engine_has_one() -> None:
-    why = refusal(KnobValues(batch=512, ubatch=256), Limits(one_batch=True))
+    why = unloadable(KnobValues(batch=512, ubatch=256), Limits(one_batch=True))
     assert why is not None
     assert "512" in why
     assert "256" in why
@@ -114,15 +114,15 @@ def test_a_setting_of_the_whole_server_is_refused_with_its_source() -> None:
         why={"kv_type": "OLLAMA_KV_CACHE_TYPE is q8_0 on the server"},
         one_batch=True,
     )
-    why = refusal(setting(), limits)
+    why = unloadable(setting(), limits)
     assert why is not None
     assert "OLLAMA_KV_CACHE_TYPE" in why
-    assert refusal(setting(kv_type="q8_0"), limits) is None
+    assert unloadable(setting(kv_type="q8_0"), limits) is None
 
 
 def test_flash_attention_left_to_the_engine_agrees_with_every_server() -> None:
-    assert refusal(setting(), Limits(fixed={"flash_attn": "on"})) is None
-    assert refusal(setting(flash_attn="off"), Limits(fixed={"flash_attn": "on"})) is not None
+    assert unloadable(setting(), Limits(fixed={"flash_attn": "on"})) is None
+    assert unloadable(setting(flash_attn="off"), Limits(fixed={"flash_attn": "on"})) is not None
 
 
 def test_parameters_of_the_model_are_overruled_where_ollama_shall_choose() -> None:

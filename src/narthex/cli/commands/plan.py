@@ -11,7 +11,7 @@ from narthex.errors import JournalError, NarthexError
 from narthex.knobs import KnobValues, parse_knob
 from narthex.memory.plan import Device, MemoryPlan, held_by_others, plan_memory
 from narthex.models.inspection import Inspection
-from narthex.units import MIB, format_size, parse_size
+from narthex.units import MIB, format_count, format_loads, format_size, parse_size
 
 if TYPE_CHECKING:
     from narthex.cli.target import Subject
@@ -236,7 +236,7 @@ def as_text(inspection: Inspection, answer: Answer, way_out: str) -> str:
         parts.append("Largest context that fits, by layers on the GPU\n" + _frontier_table(answer.frontier))
     notes = [f"Overhead: {plan.overhead_source}.", *_server_note(plan, answer.server), *answer.gaps]
     if calibration:
-        notes.insert(0, f"Corrected by {calibration.loads} loads of {calibration.engine_key}.")
+        notes.insert(0, f"Corrected by {format_loads(calibration.loads)} of {calibration.engine_key}.")
     parts.append("\n".join(f"Note: {note}" for note in notes))
     return "\n\n".join(parts)
 
@@ -283,7 +283,7 @@ def _way_out(
         ways.append(f"a context of {ctx:,} fits with these layers")
     layers = most_layers(inspection, plan.knobs, devices, **options)
     if layers:
-        ways.append(f"{layers} layers fit with this context")
+        ways.append(f"{format_count(layers, 'layer')} {'fits' if layers == 1 else 'fit'} with this context")
     return f" But {', and '.join(ways)}." if ways else " No other context or layer count fits either."
 
 
@@ -297,7 +297,7 @@ def _frontier_table(rows: tuple[FrontierRow, ...]) -> str:
     for layers in counts:
         cells = tuple(_ctx(by_layers[layers][kind]) for kind in kinds)
         if cells != last or layers == counts[-1]:
-            shown.append((f"{layers} layers", *cells))
+            shown.append((format_count(layers, "layer"), *cells))
         last = cells
     if len(shown) > 14:  # a screenful: the ends matter most
         step = len(shown) // 12

@@ -20,7 +20,7 @@ from narthex.engines.ollama.eras import has, since
 from narthex.engines.ollama.failures import explain
 from narthex.engines.ollama.log import RunnerCommand, is_start, last_load_command, parse_load
 from narthex.engines.ollama.logs import LogSource, open_log
-from narthex.engines.ollama.options import against_parameters, options_for, parameters_of, refusal
+from narthex.engines.ollama.options import against_parameters, options_for, parameters_of, unloadable
 from narthex.engines.ollama.records import ApiError, Resident, Server
 from narthex.engines.ollama.running import LoadLog, RunningOllama
 from narthex.engines.ollama.served import LEAVE_S, LOAD_S, ServedModel, processor, spoken
@@ -72,7 +72,7 @@ class OllamaLoader:
 
     def load(self, knobs: KnobValues, watch: Watch) -> RunningOllama:
         """The model, loaded anew with these knobs. Raises LaunchFailed; then nothing of it is loaded."""
-        if not self._bare and (why := refusal(knobs, self.engine.limits)):
+        if not self._bare and (why := unloadable(knobs, self.engine.limits)):
             failure = Failure(outcome=Outcome.UNSUPPORTED_SETTING, line=why)
             raise LaunchFailed(failure, None, 0.0)
         attempt = _Attempt(self._served, self._log, self._log_dir, knobs, self._bare, watch)

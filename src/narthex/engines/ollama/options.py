@@ -96,8 +96,8 @@ def describe_options(options: Mapping[str, Any]) -> str:
     return " · ".join(words) or "no options"
 
 
-def refusal(knobs: KnobValues, limits: Limits) -> str | None:
-    """Why this server can't load with these knobs, in one sentence; None where it can."""
+def unloadable(knobs: KnobValues, limits: Limits) -> str | None:
+    """Why this server can't load with exactly these knobs, in one sentence; None where it can."""
     if limits.one_batch and knobs.batch != knobs.ubatch:
         return (
             f"Batch {knobs.batch} and micro-batch {knobs.ubatch} differ; "
