@@ -8,20 +8,10 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import time
 from pathlib import Path
 
-import msgspec
-
 from narthex.errors import JournalError
-from narthex.flock import flock
-
-
-class Holder(msgspec.Struct, frozen=True):
-    """Who holds a study."""
-
-    pid: int
-    since: float  # seconds since the epoch
+from narthex.flock import flock, held_by, holder_of, sign
 
 
 def take(folder: Path, key: str) -> int:
@@ -35,12 +25,11 @@ def take(folder: Path, key: str) -> int:
     descriptor = os.open(folder / f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o600)
     try:
         flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, msgspec.json.encode(Holder(os.getpid(), time.time())), 0)
+        sign(descriptor)
     except BlockingIOError as error:
-        written = os.pread(descriptor, 4096, 0)
+        who, hint = held_by(holder_of(descriptor))
         os.close(descriptor)
-        raise _taken(written) from error
+        raise JournalError(f"This study is already being run by {who}.", hint=hint) from error
     except BaseException:
         os.close(descriptor)
         raise
@@ -51,15 +40,3 @@ def release(lock: int) -> None:
     """Let go. The file stays: if it were deleted, one process could lock a new file of the same name
     while another still holds the old one."""
     os.close(lock)
-
-
-def _taken(written: bytes) -> JournalError:
-    try:
-        holder = msgspec.json.decode(written, type=Holder)
-    except msgspec.MsgspecError:
-        who, hint = "another process", "Wait for it to finish, or stop it."
-    else:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
-        who = f"process {holder.pid}, since {since}"
-        hint = f"Wait for it to finish, or stop it with «kill -INT {holder.pid}» and start again."
-    return JournalError(f"This study is already being run by {who}.", hint=hint)

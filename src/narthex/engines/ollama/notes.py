@@ -22,7 +22,7 @@ from narthex import paths
 from narthex.engines.ollama.address import Address, parse_host
 from narthex.engines.ollama.records import Server
 from narthex.errors import EngineError
-from narthex.flock import flock
+from narthex.flock import Holder, flock, held_by, holder_of, sign
 
 _TRIES = 5  # to get the lock: somebody who only looks whether it is free holds it for a moment
 _BETWEEN_S = 0.02
@@ -56,13 +56,6 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
     at: float  # seconds since the epoch; what is left of the models' stays counts from here
     formers: tuple[Former, ...] = ()
     ours: tuple[Ours, ...] = ()  # models that narthex loaded: they are not put back
-
-
-class Holder(msgspec.Struct, frozen=True):
-    """Who works with a server."""
-
-    pid: int
-    since: float
 
 
 def read_note(url: str) -> Note | None:
@@ -116,9 +109,10 @@ def only_one(server: Server) -> Iterator[None]:
         raise _unwritable(path, error) from None
     try:
         if not _locked(descriptor, _TRIES):
-            raise _taken(server.url, os.pread(descriptor, 4096, 0))
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, msgspec.json.encode(Holder(os.getpid(), time.time())), 0)
+            who, hint = held_by(holder_of(descriptor))
+            words = f"Another narthex is already working with the Ollama at {server.url}: {who}."
+            raise EngineError(words, hint=hint)
+        sign(descriptor)
         yield
     finally:
         os.close(descriptor)  # the file stays: were it deleted, two could lock two files of one name
@@ -131,10 +125,8 @@ def holder(address: Address, container: str | None) -> Holder | None:
     except OSError:
         return None
     try:
-        if _locked(descriptor, 1):
-            return None
-        return msgspec.json.decode(os.pread(descriptor, 4096, 0), type=Holder)
-    except (OSError, msgspec.MsgspecError):
+        return None if _locked(descriptor, 1) else holder_of(descriptor)
+    except OSError:
         return None
     finally:
         os.close(descriptor)
@@ -183,15 +175,3 @@ def _unwritable(path: Path, error: OSError) -> EngineError:
         f"The note of what Ollama has loaded can't be written: {path}: {error.strerror or error}.",
         hint="Make room or permission there, or name another folder in NARTHEX_STATE.",
     )
-
-
-def _taken(url: str, written: bytes) -> EngineError:
-    try:
-        holder = msgspec.json.decode(written, type=Holder)
-    except msgspec.MsgspecError:
-        who, hint = "another process", "Wait for it to finish, or stop it."
-    else:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
-        who = f"process {holder.pid}, since {since}"
-        hint = f"Wait for it to finish, or stop it with «kill -INT {holder.pid}» and start again."
-    return EngineError(f"Another narthex is already working with the Ollama at {url}: {who}.", hint=hint)

@@ -11,6 +11,7 @@ from narthex import settings
 from narthex.engines.ollama import docker, logs, notes, processes
 from narthex.engines.ollama.address import Address, parse_host
 from narthex.engines.ollama.drop_in import drop_in
+from narthex.flock import Holder
 from narthex.host.limits import memory_ceiling
 from narthex.host.listeners import listener_pid
 from narthex.host.processes import name_of
@@ -81,7 +82,7 @@ def _drop_in_gaps(pid: int, address: Address) -> tuple[str, ...]:
     )
 
 
-def _at_work(holder: notes.Holder) -> tuple[str, ...]:
+def _at_work(holder: Holder) -> tuple[str, ...]:
     """Instead of a way out, which would take the server from under a study. Nothing is said of our own."""
     if holder.pid == os.getpid():
         return ()
