@@ -95,6 +95,7 @@ def test_a_server_answers_reports_and_goes(
     assert (report.exit_code, report.gentle, report.vram_back) == (0, True, None)
     assert server.failure() is None, "it was asked to stop"
     assert set(stages) == {"loading"}
+    assert server.log_path is not None
     assert "listening on" in server.log_path.read_text()
     assert server.tail(1)
 
