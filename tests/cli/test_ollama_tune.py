@@ -120,7 +120,8 @@ def test_real_memory_runs_out_and_the_study_backs_off_to_what_works(fake_ollama:
 
 
 def test_the_context_grows_only_after_a_soak_at_what_it_has(served: FakeOllama) -> None:
-    words = ("--goal", "fastest", "--max-loads", "7", "--soak", "2s", "--grow", "ctx", "--json")
+    pins = ("--set", "ubatch=256", "--set", "threads=1")
+    words = (*pins, "--goal", "fastest", "--max-loads", "7", "--soak", "1s", "--grow", "ctx", "--json")
     said = tune("small", served.url, *words)
     assert said.code == 0, said.err
     grown = [row["text"] for row in said.data["decisions"] if row["kind"] == "grow"]
@@ -140,7 +141,8 @@ def test_beside_a_tenant_its_peak_stays_free_and_its_jobs_run_while_it_soaks(
         policy = tmp_path / "narthex.toml"
         policy.write_text(f'[beside.comfyui]\nurl = "{comfyui.url}"\nworkflow = "portrait.json"\n')
         monkeypatch.setenv("NARTHEX_CONFIG", str(policy))
-        said = tune("small", served.url, "--max-loads", "2", "--soak", "3s", "--beside", "comfyui")
+        words = ("--max-loads", "2", "--set", "num_ctx=512", "--soak", "3s", "--beside", "comfyui")
+        said = tune("small", served.url, *words)
         prompts = [row for row in comfyui.requests if row[:2] == ("POST", "/prompt")]
     assert said.code == 0, said.err
     assert "comfyui takes up to" in said.err
@@ -214,8 +216,10 @@ class TestAnOllamaInAContainer:
         own = docker.find("ollama")
         url = url_of(own)
         pins = ("--set", "gpu_layers=19", "--set", "ubatch=128")
-        lesson = narthex("trial", "small", "--ollama", url, *pins, "--set", "num_ctx=32768", "--many", *TURN)
-        assert lesson.code == 0, lesson.err
+        for _ in range(2):  # so that one load of another size does not change what was learned
+            settings = (*pins, "--set", "num_ctx=512", "--many")
+            lesson = narthex("trial", "small", "--ollama", url, *settings, *TURN)
+            assert lesson.code == 0, lesson.err
         asked = ("--goal", "longest", "--min-tps", "1", "--reserve", str(room_for_q8_0(url)), *pins)
         limits = ("--ctx", "512", "--max-loads", "2", "--soak", "0", "--json")
         words = ("tune", "small", "--ollama", url, *asked, *limits, *TURN)
@@ -279,9 +283,9 @@ def room_for_q8_0(url: str) -> int:
         plan_memory(target.inspection, knobs, devices, calibration=learned).devices[0].need_bytes
         for knobs in (longest, longest.with_(kv_type="f16"))
     ]
-    assert needs[1] - needs[0] > 10 * MIB
+    assert needs[1] - needs[0] > 15 * MIB
     assert devices[0].free_bytes is not None
-    return devices[0].free_bytes - needs[0] - 4 * MIB
+    return devices[0].free_bytes - needs[0] - 5 * MIB
 
 
 def container(folder: Path) -> dict[str, Any]:
