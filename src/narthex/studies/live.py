@@ -152,10 +152,17 @@ def live_study(
 
     def propose_server(result: StudyResult) -> dict[str, Any]:
         if screen:
-            screen.note("asking the plan what settings of the whole server should bring")
-        calibrated = spaces.machine(result.trials)
+            screen.watch("asking the plan what settings of the whole server should bring", None)
+        history = result.trials
         found = proposals(
-            inspection, calibrated, question, result.trials, engine.limits, server.env, version=server.version
+            inspection,
+            spaces.machine(history),
+            question,
+            history,
+            engine.limits,
+            server.env,
+            version=server.version,
+            space=spaces(history),
         )
         return {"server_level": msgspec.to_builtins(found)} if found else {}
 

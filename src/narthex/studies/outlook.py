@@ -41,17 +41,24 @@ class Known:
     """
 
     def __init__(
-        self, inspection: Inspection, machine: Machine, question: Question, history: Sequence[TrialRecord]
+        self,
+        inspection: Inspection,
+        machine: Machine,
+        question: Question,
+        history: Sequence[TrialRecord],
+        space: Space | None = None,
     ) -> None:
+        """``space``: the study's own, where it is made already."""
         self.inspection = inspection
         self.machine = machine
         self.question = question
         self.history = tuple(history)
+        self._made = space
 
     @cached_property
     def space(self) -> Space:
         """The settings that the machine has room for."""
-        return live_space(self.inspection, self.machine, self.question)
+        return self._made or live_space(self.inspection, self.machine, self.question)
 
     @cached_property
     def model(self) -> CostModel:

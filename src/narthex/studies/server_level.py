@@ -18,6 +18,7 @@ from narthex.studies.live_space import Machine
 from narthex.studies.outlook import EVERYONE, WORTH, Known, Outlook
 from narthex.studies.records import Goal, Question, ServerProposal
 from narthex.studies.server_habits import habit_proposals
+from narthex.studies.space import Space
 from narthex.trials.trial import TrialRecord
 
 _QUALITY = {
@@ -45,14 +46,15 @@ def proposals(  # noqa: PLR0917 - what is known, from the model outwards
     env: Mapping[str, str] | None,
     *,
     version: str | None = None,
+    space: Space | None = None,
 ) -> tuple[ServerProposal, ...]:
     """Server-wide settings that should bring more than 5 %, the best first; none that holds already.
 
     ``machine`` with the calibration that the study has learned. ``env``: the server's variables as far as
     they are set; None where they are not known, and then only what ``limits`` tell is used. ``version``: of
-    an Ollama, since what reaches the engine depends on it.
+    an Ollama, since what reaches the engine depends on it. ``space``: the study's own, where it is made.
     """
-    known = Known(inspection, msgspec.structs.replace(machine, limits=limits), question, history)
+    known = Known(inspection, msgspec.structs.replace(machine, limits=limits), question, history, space)
     found: list[ServerProposal] = []
     if version is None or eras.has(version, "kv_cache_type"):
         found += _knob_proposals(known)
