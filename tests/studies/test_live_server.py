@@ -15,6 +15,7 @@ from narthex.profiles.choose import profile_from
 from narthex.studies.baselines import House
 from narthex.studies.live import ServerFacts, live_study
 from narthex.studies.records import Question, StudyResult
+from narthex.studies.screen import Silent
 from narthex.testing.modelled_runner import ModelledRunner
 from narthex.testing.samples import CARD, engine, host, soak_report
 from narthex.testing.study_builders import dense_model, machine, question
@@ -65,6 +66,9 @@ class Bench:
         self.inspection = inspection
         self.runner = ModelledRunner(MODELLED)
         self.soaked: list[Trial] = []
+        self.screen = Silent()
+        self.stages: list[str] = []
+        self.screen.watch = lambda stage, share: self.stages.append(stage)
 
     def soak(self, trial: Trial, seconds: float, watch: Watch) -> SoakReport:
         self.soaked.append(trial)
@@ -87,6 +91,7 @@ class Bench:
                     version="0.33.0", env={}, automatic_batch=lambda total_ctx: 1024, default_ctx=32768
                 ),
                 beside_bytes=256 * MIB,
+                screen=self.screen,
             )
 
 
@@ -122,7 +127,9 @@ def test_its_answer_is_soaked_grown_and_kept_under_the_servers_own_name(inspecti
 
 
 def test_it_tells_what_the_server_could_do_and_where_the_house_is_left(inspection: Inspection) -> None:
-    result = Bench(inspection).study(asked(min_ctx=32768))
+    bench = Bench(inspection)
+    result = bench.study(asked(min_ctx=32768))
+    assert bench.stages[-1].startswith("asking the plan what settings of the whole server")
     factors = {row["factor"] for row in result.extra["server_level"]}
     assert "kv_type" in factors
     assert result.extra["house_ratio"] > 0

@@ -201,6 +201,22 @@ def test_an_engine_that_fixes_nothing_gets_no_proposal(usual: Studied) -> None:
     assert not proposals(usual.inspection, usual.machine, usual.question, usual.history, Limits(), None)
 
 
+def test_the_studys_own_space_saves_a_second_one_and_changes_no_answer(usual: Studied) -> None:
+    machine = msgspec.structs.replace(usual.machine, limits=SERVER)
+    space = live_space(usual.inspection, machine, usual.question)
+    rows = proposals(
+        usual.inspection,
+        usual.machine,
+        usual.question,
+        usual.history,
+        SERVER,
+        {},
+        version=VERSION,
+        space=space,
+    )
+    assert {row.factor: row for row in rows} == usual.found()
+
+
 def test_proposals_survive_the_journal(usual: Studied) -> None:
     rows = list(usual.found().values())
     stored = msgspec.json.decode(msgspec.json.encode(msgspec.to_builtins(rows)))

@@ -35,16 +35,12 @@ GRID = 32  # coarse steps of the context
 
 
 class FrontierRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The largest context of one slot that fits; 0 where none does.
-
-    ``left_bytes``: what it leaves of the GPU beside the reserve, as exact as the context is.
-    """
+    """The largest context of one slot that fits; 0 where none does."""
 
     gpu_layers: int  # output layer counted
     kv_type: str
     num_ctx: int
     limited_by: Literal["memory", "training", "nothing fits"]
-    left_bytes: int = 0
 
 
 class Room(NamedTuple):
@@ -178,7 +174,6 @@ class _Search:
             kv_type=self.knobs.kv_type,
             num_ctx=ctx,
             limited_by="training" if ctx == self.longest else limited,
-            left_bytes=self._left(layers, ctx, curve.at(ctx)) if ctx else 0,
         )
 
     def _corrected(self, term: Term, value: int) -> int:

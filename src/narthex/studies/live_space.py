@@ -15,7 +15,7 @@ from narthex.engines._base import Limits
 from narthex.knobs import KnobValues
 from narthex.memory import overhead
 from narthex.memory.calibrate import Calibration
-from narthex.memory.frontier import FrontierRow, frontier
+from narthex.memory.frontier import frontier
 from narthex.memory.kv_cache import cache_bytes, setup_for
 from narthex.memory.plan import Device, plan_memory
 from narthex.memory.weights import place
@@ -24,12 +24,10 @@ from narthex.studies.limits import AutomaticBatch, check_pins
 from narthex.studies.records import Question
 from narthex.studies.space import CTX_LADDER, Candidate, Space, recorded_ctx
 from narthex.trials.roofline import traffic
-from narthex.units import MIB
 
 UBATCHES = (128, 256, 512, 1024, 2048)
 BATCH = 2048  # the engine's own default
 BELOW_EDGE = (0, 1, 2, 4, 8, 16)  # layers below the most that fit
-CLEARLY = 512 * MIB  # left on the card: more than a frontier and a plan may be off together
 MOE_STEP = 2  # experts of so many layers at once
 USUAL_CTX = 4096  # where none is asked for
 DEMO_CTX = 2048  # a demo's soak has to fill it in seconds, even on two cores
@@ -145,12 +143,12 @@ def _on_gpu(
     for ubatch in _ubatches(machine, question):
         for kv_type in _kv_types(machine, question):
             base = _knobs(machine, question, num_ctx=ladder[0], ubatch=ubatch, kv_type=kv_type)
-            edge = _edge(inspection, machine, base)
+            largest = _largest(inspection, machine, base)
             fixed = question.pins.get("gpu_layers")
-            counts = _near_edge(edge, ladder) if fixed is None else [fixed] if fixed in edge else []
+            counts = _near_edge(largest, ladder) if fixed is None else [fixed] if fixed in largest else []
             for layers in counts:
                 yield from _row(
-                    inspection, machine, question, base.with_(gpu_layers=layers), edge[layers], ladder
+                    inspection, machine, question, base.with_(gpu_layers=layers), largest[layers], ladder
                 )
 
 
@@ -165,18 +163,18 @@ def _experts_on_cpu(
             base = _knobs(
                 machine, question, num_ctx=ladder[0], kv_type=kv_type, gpu_layers=layers, cpu_moe=count
             )
-            row = _edge(inspection, machine, base, layers).get(layers)
-            new = [ctx for ctx in ladder if row and ctx <= row.num_ctx and ctx not in served]
-            if row and count and new:
-                yield from _row(inspection, machine, question, base, row, new)
+            largest = _largest(inspection, machine, base, layers).get(layers, 0)
+            new = [ctx for ctx in ladder if ctx <= largest and ctx not in served]
+            if count and new:
+                yield from _row(inspection, machine, question, base, largest, new)
             served.update(new)
             if len(served) == len(ladder):
                 break
 
 
-def _edge(
+def _largest(
     inspection: Inspection, machine: Machine, base: KnobValues, layers: int | None = None
-) -> dict[int, FrontierRow]:
+) -> dict[int, int]:
     """Layer count → the largest context that fits with it."""
     rows = frontier(
         inspection,
@@ -187,14 +185,14 @@ def _edge(
         reserve_bytes=machine.reserve,
         calibration=machine.calibration,
     )
-    return {row.gpu_layers: row for row in rows}
+    return {row.gpu_layers: row.num_ctx for row in rows}
 
 
-def _near_edge(edge: dict[int, FrontierRow], ladder: Sequence[int]) -> list[int]:
+def _near_edge(largest: dict[int, int], ladder: Sequence[int]) -> list[int]:
     """Layer counts at, and some way below, the most that fit each context."""
     found: set[int] = set()
     for ctx in ladder:
-        most = max((layers for layers, row in edge.items() if row.num_ctx >= ctx), default=None)
+        most = max((layers for layers, limit in largest.items() if limit >= ctx), default=None)
         if most is not None:
             found.update(most - below for below in BELOW_EDGE if most - below >= 0)
             found.add(0)  # the last resort, where even the output layer does not fit
@@ -206,12 +204,12 @@ def _row(  # noqa: PLR0917 - the row is made of all of them
     machine: Machine,
     question: Question,
     base: KnobValues,
-    edge: FrontierRow,
+    largest: int,
     ladder: Iterable[int],
 ) -> Iterator[Candidate]:
     """One layer count with every context that fits. At the largest one all but the reserve is in use, or
     the training ends."""
-    gpu, largest = machine.gpu, edge.num_ctx
+    gpu = machine.gpu
     assert gpu is not None
     share = cpu_share(inspection, base, question)
     limit = None
@@ -226,13 +224,12 @@ def _row(  # noqa: PLR0917 - the row is made of all of them
 
     full = cache(largest) if largest else 0
     at_largest = limit - machine.reserve if limit is not None else None
-    if at_largest is not None and edge.limited_by == "training":
-        at_largest -= edge.left_bytes
-        if edge.left_bytes < CLEARLY:
-            plan = plan_memory(
-                inspection, base.with_(num_ctx=largest), machine.devices, calibration=machine.calibration
-            )
-            at_largest = plan.devices[0].planned_bytes
+    if limit is not None and largest >= (inspection.context_train or largest):
+        # It is the training that ends here, not the memory: only a plan tells how much is left.
+        plan = plan_memory(
+            inspection, base.with_(num_ctx=largest), machine.devices, calibration=machine.calibration
+        )
+        at_largest = plan.devices[0].planned_bytes
     wanted = set(ladder)
     if min(wanted) < largest < max(wanted):
         wanted.add(largest)
