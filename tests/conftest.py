@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import pytest
 
 from narthex.testing.fake_ollama import FakeOllama, add_model
 from narthex.testing.real_ollama import borrowed_model
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background, where Ctrl-C is ignored: the commands under test would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_OLLAMA = os.environ.get("NARTHEX_TEST_OLLAMA", "").rstrip("/")  # own_folders hides it from the tests
