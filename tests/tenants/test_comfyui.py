@@ -184,7 +184,7 @@ def test_jobs_that_fail_are_counted_and_given_up(workflow: Path) -> None:
         assert (report.done, report.failed) == (0, 3)
         assert report.words == ("KSampler (node 4): CUDA out of memory.",)
         assert report.ended == report.words[0]
-        with pytest.raises(TenantError, match=r"KSampler \(node 4\): CUDA out of memory"):
+        with pytest.raises(TenantError, match=r"KSampler \(node 4\): CUDA out of memory\.$"):
             tenant.measure(quiet)
 
 

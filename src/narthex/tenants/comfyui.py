@@ -23,7 +23,7 @@ from narthex.tenants.comfyui_graph import Graph, fresh, newest_workflow, read_wo
 from narthex.tenants.comfyui_job import POLL_S, ComfyJob
 from narthex.tenants.jobs import Jobs
 from narthex.tenants.vram import VramWatch, held_now, on_cards
-from narthex.units import format_size
+from narthex.units import format_size, sentence
 
 _GREEDY = 0.8  # of the cards together
 _OWN_FIGURES = "ComfyUI's own figures"
@@ -146,7 +146,7 @@ class ComfyTenant:
 
     def _failed(self, words: str) -> TenantError:
         return TenantError(
-            f"The job of ComfyUI fails: {words}.", hint=f"Run the workflow in {self._api.url} first."
+            sentence(f"The job of ComfyUI fails: {words}"), hint=f"Run the workflow in {self._api.url} first."
         )
 
 

@@ -16,6 +16,7 @@ from narthex.host.processes import family
 from narthex.tenants._base import JobEnd, Peak, Work
 from narthex.tenants.jobs import POLL_S, Jobs
 from narthex.tenants.vram import VramWatch, held_now, on_cards
+from narthex.units import sentence
 
 
 class CommandTenant:
@@ -49,7 +50,7 @@ class CommandTenant:
                 job.wait(POLL_S)
         if end.words:
             raise TenantError(
-                f"The job of «{self.name}» fails: {end.words}.",
+                sentence(f"The job of «{self.name}» fails: {end.words}"),
                 hint=f"Run it by itself: {shlex.join(self._command)}",
             )
         source = "NVML, by process" if vram.peak_bytes is not None else ""
@@ -68,7 +69,7 @@ class CommandTenant:
 
     def _unstartable(self, why: str) -> TenantError:
         return TenantError(
-            f"The job of «{self.name}» can't be started: {why}.",
+            sentence(f"The job of «{self.name}» can't be started: {why}"),
             hint=f"Check job = … in [beside.{self.name}] of narthex.toml.",
         )
 

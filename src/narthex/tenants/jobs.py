@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from narthex.errors import TenantError
 from narthex.tenants._base import Job, JobEnd, JobsReport
+from narthex.units import sentence
 
 POLL_S = 0.25
 ATTEMPTS = 3  # failures in a row after which no more jobs are begun
@@ -47,7 +48,7 @@ class Jobs:
         if self._ended and not self._ran:
             self._leave(hurry=False)
             raise self._error or TenantError(
-                f"The job of «{self._name}» fails: {self._ended}.",
+                sentence(f"The job of «{self._name}» fails: {self._ended}"),
                 hint="Make it work by itself first, then run the same command again.",
             )
         return self
