@@ -47,7 +47,7 @@ lint: $(VENV)/.dev
 
 # The tests come last, so that their summary is what one sees.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/startup.py

@@ -15,7 +15,7 @@ from narthex.testing.command_line import Running, Said, narthex
 from narthex.testing.fake_ollama import FakeOllama
 from narthex.testing.residents import FOREVER, listed, load, stays_forever, unload
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.long]
 Start = Callable[..., FakeOllama]
 TURN = ("--depth", "32", "--prompt-tokens", "16", "--generate", "8")
 SMALL = ("--demo", "--ctx", "512", "--max-loads", "3", "--soak", "0", "--plain", *TURN)

@@ -119,6 +119,7 @@ def test_real_memory_runs_out_and_the_study_backs_off_to_what_works(fake_ollama:
     assert listed(fake) == {}
 
 
+@pytest.mark.long
 def test_the_context_grows_only_after_a_soak_at_what_it_has(served: FakeOllama) -> None:
     pins = ("--set", "ubatch=256", "--set", "threads=1")
     words = (*pins, "--goal", "fastest", "--max-loads", "7", "--soak", "1s", "--grow", "ctx", "--json")
@@ -133,6 +134,7 @@ def test_the_context_grows_only_after_a_soak_at_what_it_has(served: FakeOllama) 
     assert said.data["profile"]["proven"] is True
 
 
+@pytest.mark.long
 def test_beside_a_tenant_its_peak_stays_free_and_its_jobs_run_while_it_soaks(
     served: FakeOllama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +158,7 @@ def test_beside_a_tenant_its_peak_stays_free_and_its_jobs_run_while_it_soaks(
     assert soak.report.jobs >= 1
 
 
+@pytest.mark.long
 class TestAnOllamaBehindATunnel:
     """Nothing of this machine says anything about it: neither its cards nor its processes."""
 
@@ -185,6 +188,7 @@ class TestAnOllamaBehindATunnel:
         assert "give --vram" in text
 
 
+@pytest.mark.long
 class TestAnOllamaInAContainer:
     """Its program is the fake, computing on an RPC device, so that a context has to fit."""
 
