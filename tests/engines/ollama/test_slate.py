@@ -62,30 +62,30 @@ def listed(fake: FakeOllama) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def answering(fake: FakeOllama, model: str, tokens: int, *, lost: bool = False) -> Iterator[threading.Thread]:
-    """Somebody's long answer; entered once the model computes. ``lost``: it may be cut."""
+def answering(
+    fake: FakeOllama, model: str, tokens: int, *, lost: bool = False, clients: int = 1
+) -> Iterator[list[threading.Thread]]:
+    """Somebody's long answers, one after the other; entered once the model computes. ``lost``: they may be
+    cut."""
 
-    def client() -> None:
+    def client(seed: int) -> None:
         with contextlib.suppress(*((OSError, HTTPException) if lost else ())):
-            call(fake.url, "/api/generate", body)
+            call(fake.url, "/api/generate", {**body, "options": {**options, "seed": seed}})
 
-    body = {
-        "model": model,
-        "prompt": "Once upon a time",
-        "raw": True,
-        "stream": False,
-        "options": {**SMALL, "num_predict": tokens, "temperature": 1.5, "seed": 3},
-    }
-    thread = threading.Thread(target=client)
+    body = {"model": model, "prompt": "Once upon a time", "raw": True, "stream": False}
+    options = {**SMALL, "num_predict": tokens, "temperature": 1.5}
+    threads = [threading.Thread(target=client, args=[3 + one]) for one in range(clients)]
     load(fake, model)
-    thread.start()
+    for thread in threads:
+        thread.start()
     until = time.monotonic() + 30
     while not busy_models([ServedModel(find_server(fake.url), f"{model}:latest")]):
         assert time.monotonic() < until
     try:
-        yield thread
+        yield threads
     finally:
-        thread.join()
+        for thread in threads:
+            thread.join()
 
 
 def sweep_in_a_process(fake: FakeOllama) -> subprocess.Popen[str]:
@@ -288,7 +288,7 @@ def test_ctrl_c_while_it_is_put_back_leaves_it_to_the_next_run(fake: FakeOllama,
 def test_a_sweep_that_was_refused_leaves_an_older_note_alone(fake: FakeOllama, server: Server) -> None:
     former = notes.Former(name="small-tuned:latest", forever=True)
     notes.write_note(notes.Note(url=server.url, pid=1, at=time.time(), formers=(former,)))
-    with answering(fake, "small", 150):
+    with answering(fake, "small", 200, clients=2):
         slate = Slate(server, print, lambda question: False, None, ask_s=0)
         with pytest.raises(EngineError, match="nothing was unloaded"):
             slate.sweep()
@@ -311,8 +311,11 @@ def test_a_second_narthex_is_refused_while_the_first_works(fake: FakeOllama, ser
 
 def test_an_answer_under_way_is_waited_for_and_not_cut(fake: FakeOllama, server: Server) -> None:
     said: list[str] = []
-    with answering(fake, "small", 120) as answer, clean_slate(server, say=said.append):
-        assert not answer.is_alive()
+    with (
+        answering(fake, "small", 200, clients=2) as answers,
+        clean_slate(server, say=said.append),
+    ):
+        assert not any(answer.is_alive() for answer in answers)
     assert any("Answering somebody right now: small:latest" in words for words in said)
     assert "small:latest" in listed(fake)
 
@@ -324,7 +327,7 @@ def test_a_person_may_refuse_to_go_on_and_then_nothing_is_unloaded(fake: FakeOll
         questions.append(question)
         return False
 
-    with answering(fake, "small", 150):
+    with answering(fake, "small", 200, clients=2):
         with pytest.raises(EngineError, match="nothing was unloaded"):
             Slate(server, print, no, None, ask_s=0).sweep()
         assert "small:latest" in listed(fake)
@@ -356,7 +359,7 @@ def test_a_model_that_does_not_go_is_told_or_ended_by_a_restart_that_was_allowed
     fake: FakeOllama, server: Server
 ) -> None:
     said: list[str] = []
-    with answering(fake, "small", 400, lost=True):
+    with answering(fake, "small", 400, lost=True, clients=10):  # longer than all three sweeps
         for flag in ("", "--restart-container"):
             stuck = Slate(
                 server, said.append, lambda question: True, None, flag=flag, ask_s=0, patience_s=0.5
@@ -380,7 +383,7 @@ def test_a_busy_model_that_was_told_to_go_stays_as_it_was(
 ) -> None:
     load(fake, "small", keep_alive)
     said: list[str] = []
-    with answering(fake, "small", 250):
+    with answering(fake, "small", 250, clients=2):
         runners = fake.runner_pids()
         slate = Slate(server, said.append, lambda question: True, None, ask_s=0, patience_s=0.3)
         with pytest.raises(EngineError, match="can't be unloaded"):
