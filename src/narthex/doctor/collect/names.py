@@ -1,0 +1,62 @@
+"""Names of readings: what collectors look at on the live machine, and what a value is."""
+
+from __future__ import annotations
+
+NAMES: dict[str, str] = {
+    # the kernel and the cards
+    "module.nvidia": "bool: the kernel module is loaded",
+    "module.nvidia_uvm": "bool: likewise",
+    "module.nouveau": "bool: likewise",
+    "device.node": 'str per path (about "/dev/nvidia-uvm"): "ok", "missing", or the errno of an open for '
+    'reading and writing ("EIO", "EACCES", "EPERM")',
+    "driver.module_version": 'str: the loaded module\'s, "550.54.14"',
+    "driver.library_version": "str: of libnvidia-ml.so.1, from its file name",
+    "nvml.status": 'str: "ok", or the error: "LIB_RM_VERSION_MISMATCH", "DRIVER_NOT_LOADED", '
+    '"LIBRARY_NOT_FOUND", "UNKNOWN", "GPU_IS_LOST", "TIMEOUT"',
+    "pci.nvidia": "int: NVIDIA display controllers on the PCI bus",
+    "pci.amd": "int: AMD display controllers on the PCI bus",
+    "gpu.count": "int: cards that NVML lists",
+    "gpu.memory": "dict per card (about its index): name, total_bytes, used_bytes, free_bytes",
+    "gpu.process": "dict per tenant (about its PID): card, name, vram_bytes",
+    "gpu.ecc": "dict per card: uncorrectable, corrected (since the last reset), pending_retirement",
+    "gpu.persistence": "bool per card",
+    "gpu.power": 'str per PCI address: runtime_status, "active" or "suspended"',
+    "nvidia.params": "dict: of /proc/driver/nvidia/params",
+    "cpu.flags": "list of str: avx, avx2, avx512f, f16c, fma as far as there",
+    # memory, disk, network
+    "ram": "dict: total_bytes, available_bytes, swap_total_bytes, swap_free_bytes",
+    "cgroup.oom_kills": "int: processes that the kernel ended for memory in the container's or unit's cgroup",
+    "disk": "dict per folder (about its path): total_bytes, free_bytes, what (the store, Docker's root, …)",
+    "listener": "dict per port (about): addresses, process, pid, service (ollama, openwebui, comfyui)",
+    "proxy": "dict per place (about «this shell», a container, a unit): the proxy variables, without secrets",
+    # Docker
+    "docker.engine": 'str: "ok", "absent", "denied", "down"',
+    "docker.version": "str",
+    "docker.runtimes": "list of str",
+    "docker.cgroup_driver": "str: systemd or cgroupfs",
+    "docker.installs": "list of str: snap, apt, …; two are one too many",
+    "docker.toolkit": 'str: the path of nvidia-ctk or nvidia-container-cli; "" where there is none',
+    "docker.cdi": "list of str: CDI specification files for NVIDIA",
+    "container": "dict per name: role (ollama, openwebui, comfyui, other), image, state, exit_code, oom_killed, "
+    "restarts, gpu_request, runtime, ports (list of dict: host_ip, host_port, port), env, network_mode, "
+    "extra_hosts, networks, started_at, memory_bytes",
+    # services
+    "ollama.answers": "bool per URL",
+    "ollama.version": "str",
+    "ollama.place": "str: process, container, elsewhere",
+    "ollama.env": "dict: OLLAMA_* and the like of the running server",
+    "ollama.models": "list of dict: name, size_bytes, digest",
+    "ollama.resident": "dict per model name: size_bytes, size_vram_bytes, num_ctx, expires_at, seconds_left",
+    "ollama.seconds": "float: how long its version took to come",
+    "openwebui.answers": "bool per URL",
+    "openwebui.health": "bool",
+    "openwebui.version": "str",
+    "openwebui.backend": "dict per base URL (about): reachable, error, from_inside (bool)",
+    "openwebui.env": "dict: the settings that matter here, without secrets",
+    "comfyui.answers": "bool per URL",
+    "comfyui.stats": "dict: version, argv, ram_free_bytes, vram_total_bytes, vram_free_bytes, torch_vram_bytes",
+    "comfyui.queue": "dict: running, pending",
+    # the journal of narthex
+    "journal.profile": "dict per model: name, at, knobs, engine_version, driver",
+    "journal.changed": "list of str per model: what is another than when its profile was proven",
+}

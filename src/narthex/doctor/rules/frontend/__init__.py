@@ -1,0 +1,7 @@
+"""OpenWebUI and ComfyUI: one rule a file."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+MODULES: tuple[ModuleType, ...] = ()

@@ -1,0 +1,7 @@
+"""Runner and model: one rule a file."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+MODULES: tuple[ModuleType, ...] = ()
