@@ -302,7 +302,7 @@ def test_a_port_that_is_lost_to_a_rival_is_tried_again(
     engine = wrapped(
         f'port=$(sed "s/.*--port \\([0-9]*\\).*/\\1/" <<< "$*"); cd {tmp_path}; echo x >> starts; '
         f"if [ $(wc -l < starts) -le 2 ]; then ( setsid bash -c '{become}' $port > /dev/null 2>&1 & ); "
-        'sleep 1; fi; exec SERVER "$@"'
+        'until (exec 3<> /dev/tcp/127.0.0.1/$port) 2> /dev/null; do sleep 0.05; done; fi; exec SERVER "$@"'
     )
     try:
         with launch(engine, gemma, knobs, log_dir=tmp_path) as server:
