@@ -37,8 +37,8 @@ NAMES: dict[str, str] = {
     "docker.installs": "list of str: snap, apt, …; two are one too many",
     "docker.toolkit": 'str: the path of nvidia-ctk or nvidia-container-cli; "" where there is none',
     "docker.cdi": "list of str: CDI specification files for NVIDIA",
-    "container": "dict per name: role (ollama, openwebui, comfyui, other), image, state, exit_code, oom_killed, "
-    "restarts, gpu_request, runtime, ports (list of dict: host_ip, host_port, port), env, network_mode, "
+    "container": "dict per name: role (ollama, openwebui, comfyui, llama_server, other), image, state, "
+    "exit_code, oom_killed, restarts, gpu_request, runtime, ports (list of dict: host_ip, host_port, port), env, network_mode, "
     "extra_hosts, networks, started_at, memory_bytes",
     # services
     "ollama.answers": "bool per URL",
@@ -54,7 +54,8 @@ NAMES: dict[str, str] = {
     "openwebui.backend": "dict per base URL (about): reachable, error, from_inside (bool)",
     "openwebui.env": "dict: the settings that matter here, without secrets",
     "comfyui.answers": "bool per URL",
-    "comfyui.stats": "dict: version, argv, ram_free_bytes, vram_total_bytes, vram_free_bytes, torch_vram_bytes",
+    "comfyui.stats": "dict: version, argv, ram_free_bytes, vram_total_bytes, vram_free_bytes, "
+    "torch_vram_bytes",
     "comfyui.queue": "dict: running, pending",
     # the journal of narthex
     "journal.profile": "dict per model: name, at, knobs, engine_version, driver",
