@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from narthex.doctor.evidence import Evidence
 from narthex.doctor.finding import Diagnosis, Fact, Finding, Skipped
 from narthex.doctor.healthy import facts_of
 from narthex.doctor.rule import Rule
+
+MARGIN = 0.3  # so much less certain a cause may be than its consequence, and still explain it
 
 
 def diagnose(evidence: Evidence, rules: Sequence[Rule]) -> Diagnosis:
@@ -31,56 +35,43 @@ def in_order(found: Sequence[Finding], rules: Sequence[Rule]) -> list[Finding]:
     """Roots by confidence and severity, each followed by its consequences; what a finding says more exactly
     than another replaces that."""
     table = {rule.slug: rule for rule in rules}
-    sure = {finding.cause: finding for finding in sorted(found, key=lambda one: one.confidence)}
+    surest = {finding.cause: finding for finding in sorted(found, key=_weight, reverse=True)}
     silent = {
         other
-        for cause, finding in sure.items()
-        if cause in table
+        for cause, finding in surest.items()
         for other in table[cause].overrules
-        if other in sure and other != cause and _outweighs(finding, sure[other])
+        if other in surest and other != cause and _outweighs(finding, surest[other])
     }
-    rest = [finding for finding in found if finding.cause not in silent]
-    roots = {finding.cause: _root_of(finding, sure, table, silent) for finding in rest}
+    rest = sorted((finding for finding in found if finding.cause not in silent), key=_weight)
+    surest = {cause: finding for cause, finding in surest.items() if cause not in silent}
+    roots = {cause: _root_of(cause, surest, table) for cause in surest}
+    for finding in rest:  # of causes that explain each other the likeliest is the root
+        if roots[roots[finding.cause] or finding.cause]:
+            roots[finding.cause] = ""
     ordered: list[Finding] = []
-    for root in sorted((one for one in rest if not roots[one.cause]), key=_weight):
-        if root in ordered:
-            continue
-        ordered.append(root)
-        ordered.extend(_under(root.cause, rest, roots))
-    ordered.extend(finding for finding in rest if finding.cause not in {one.cause for one in ordered})
+    for top in dict.fromkeys(finding.cause for finding in rest if not roots[finding.cause]):
+        ordered.extend(finding for finding in rest if finding.cause == top)
+        below = (finding for finding in rest if roots[finding.cause] == top)
+        ordered.extend(msgspec.structs.replace(finding, consequence_of=top) for finding in below)
     return ordered
 
 
-def _under(cause: str, rest: Sequence[Finding], roots: dict[str, str]) -> Iterator[Finding]:
-    import msgspec
-
-    for finding in sorted((one for one in rest if roots[one.cause] == cause), key=_weight):
-        yield msgspec.structs.replace(finding, consequence_of=cause)
-
-
-def _root_of(finding: Finding, sure: dict[str, Finding], table: dict[str, Rule], silent: set[str]) -> str:
-    """The cause that explains it and is not explained by it; "" for a root. Chains end at the top."""
-    seen = {finding.cause}
-    cause = finding.cause
-    while True:
-        above = [
-            slug
-            for slug, other in sure.items()
-            if slug in table
-            and slug not in silent
-            and slug not in seen
-            and cause in table[slug].explains
-            and _outweighs(other, finding)
-        ]
-        if not above:
-            return "" if cause == finding.cause else cause
-        cause = max(above, key=lambda slug: sure[slug].confidence)
-        seen.add(cause)
+def _root_of(cause: str, surest: Mapping[str, Finding], table: Mapping[str, Rule]) -> str:
+    """The top of the chain of causes that explain this one; "" where it is a root itself."""
+    top, seen = cause, {cause}
+    while above := [
+        slug
+        for slug, finding in surest.items()
+        if slug not in seen and top in table[slug].explains and _outweighs(finding, surest[cause])
+    ]:
+        top = min(above, key=lambda slug: _weight(surest[slug]))
+        seen.add(top)
+    return "" if top == cause else top
 
 
 def _outweighs(one: Finding, other: Finding) -> bool:
-    """A mere suspicion explains nothing that is certain."""
-    return one.confidence >= other.confidence - 0.3
+    """A mere suspicion explains nothing that is certain, and something harmless no trouble."""
+    return one.confidence >= other.confidence - MARGIN and (one.is_trouble or not other.is_trouble)
 
 
 def _weight(finding: Finding) -> tuple[bool, float, int]:
