@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from narthex.doctor.sign import Sign
-from narthex.doctor.signs import ollama
+from narthex.doctor.signs import llama, ollama
 
-MODULES = (ollama,)
+MODULES = (ollama, llama)
 SHARED: tuple[Sign, ...] = tuple(
     value for module in MODULES for value in vars(module).values() if isinstance(value, Sign)
 )
