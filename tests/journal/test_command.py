@@ -11,7 +11,7 @@ from narthex.cli.main import command
 from narthex.errors import ExitCode
 from narthex.journal.journal import Journal
 from narthex.outcomes import Outcome
-from narthex.testing.samples import KNOBS, MODEL, soak_report, trial_record
+from narthex.testing.samples import KNOBS, MODEL, finding_draft, soak_report, trial_record
 
 
 @pytest.fixture
@@ -159,3 +159,27 @@ def test_nothing_of_no_study_is_said_so(study: str, capsys: pytest.CaptureFixtur
 def test_an_empty_journal_has_no_last_study_and_says_how_to_begin(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("show", "last") == ExitCode.JOURNAL
     assert "narthex tune MODEL" in capsys.readouterr().err
+
+
+def test_findings_are_shown_with_what_was_tried(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("findings") == ExitCode.OK
+    assert "The journal holds no finding yet." in capsys.readouterr().err
+    with Journal.open() as journal:
+        finding, _ = journal.append_findings(
+            [finding_draft(), finding_draft("disk_full", "The disk is full")]
+        )
+        journal.append_remedy(finding, step="ollama stop llama3", outcome="done")
+        journal.append_check(finding, gone=True, text="it is gone")
+    assert call("findings", "queue_full") == ExitCode.OK
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[21:] for line in lines] == [
+        "error: Ollama refuses requests (queue_full, 95%)",
+        "tried: ollama stop llama3: done",
+        "then: it is gone",
+    ]
+    call("findings", "--json")
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["cause"] for row in rows] == ["queue_full", "disk_full"]
+    assert rows[0]["remedies"][0]["step"] == "ollama stop llama3"
+    call("list")
+    assert "2 findings of the doctor: «narthex journal findings»." in capsys.readouterr().err

@@ -9,7 +9,7 @@ import msgspec
 from narthex.journal.export import journal_document, study_document
 from narthex.journal.journal import Journal
 from narthex.memory.calibrate import PredictionRecord
-from narthex.testing.samples import KNOBS, MODEL, profile, soak_report, trial_record
+from narthex.testing.samples import KNOBS, MODEL, finding_draft, profile, soak_report, trial_record
 
 STUDY_FIELDS = {
     "id",
@@ -54,6 +54,7 @@ JOURNAL_FIELDS = {
     "soaks",
     "notes",
     "profiles",
+    "findings",
 }
 PREDICTION = PredictionRecord(
     model_identity="m",
@@ -83,6 +84,9 @@ def fill(journal: Journal) -> str:
         journal.append_note(f"note {sequence}", owner)
     journal.append_decision(study, 1, "try", "text", "evidence", KNOBS)
     journal.append_profile("p", MODEL.identity, msgspec.json.encode(profile("p")))
+    (finding,) = journal.append_findings([finding_draft()])
+    journal.append_remedy(finding, step="POST /free", outcome="done")
+    journal.append_check(finding, gone=True, text="gone")
     journal.finish_study(study, verdict="it is fast", result=b'{"tie":false}')
     return study
 
@@ -118,6 +122,9 @@ def test_the_whole_journal_has_what_belongs_to_no_study_beside_the_studies() -> 
     assert [note["text"] for note in document["notes"]] == ["note 2"]
     assert [len(document[name]) for name in ("studies", "predictions", "soaks", "profiles")] == [1, 1, 1, 1]
     assert document["profiles"][0]["profile"]["knobs"]["num_ctx"] == 8192
+    (finding,) = document["findings"]
+    assert (finding["cause"], finding["finding"]["cause"]) == ("queue_full", "queue_full")
+    assert (finding["remedies"][0]["outcome"], finding["checks"][0]["gone"]) == ("done", True)
 
 
 def test_an_unfinished_study_has_no_end() -> None:

@@ -28,6 +28,7 @@ from narthex.trials.soak import SoakReport
 
 FORK = multiprocessing.get_context("fork")  # no test forks while it has a journal open
 TABLES = ("studies", "study_ends", "trials", "observations", "decisions", "predictions", "notes", "profiles")
+OF_THE_DOCTOR = ("findings", "remedies", "remedy_checks")
 
 
 def begin(journal: Journal, key: str = "key") -> str:
@@ -64,6 +65,9 @@ def fill(journal: Journal) -> str:
     journal.append_soak(study=study, profile="p", knobs=KNOBS, report=soak_report())
     journal.append_profile("p", MODEL.identity, b"{}")
     journal.finish_study(study, verdict="it is fast", result=b'{"tie":false}')
+    (finding,) = journal.append_findings([samples.finding_draft()])
+    journal.append_remedy(finding, step="POST /free", outcome="done")
+    journal.append_check(finding, gone=None, text="it could not be told")
     return study
 
 
@@ -215,7 +219,30 @@ def test_the_newest_profile_of_a_name_counts() -> None:
         assert [(row.name, row.body) for row in journal.profile_bodies()] == [("a", b"3"), ("b", b"2")]
 
 
-@pytest.mark.parametrize("table", [*TABLES, "soaks", "schema_migrations"])
+def test_findings_come_newest_run_first_with_what_was_tried_and_what_came_of_it() -> None:
+    with Journal.open() as journal:
+        first, second = journal.append_findings([samples.finding_draft(), samples.finding_draft("disk_full")])
+        journal.append_remedy(first, step="POST /free", outcome="failed", answer="refused")
+        journal.append_remedy(first, step="POST /free", outcome="done")
+        journal.append_check(first, gone=True, text="It is gone.")
+        journal.append_findings([samples.finding_draft("port_in_use")])
+        rows = journal.findings()
+        assert [row.cause for row in rows] == ["port_in_use", "queue_full", "disk_full"]
+        assert rows[0].run != rows[1].run == rows[2].run
+        assert [(one.outcome, one.answer) for one in rows[1].remedies] == [
+            ("failed", "refused"),
+            ("done", ""),
+        ]
+        assert [(one.gone, one.text) for one in rows[1].checks] == [(True, "It is gone.")]
+        assert [row.id for row in journal.findings("disk_full")] == [second]
+
+
+def test_a_step_needs_its_finding() -> None:
+    with Journal.open() as journal, pytest.raises(JournalError, match="refused a row"):
+        journal.append_remedy(7, step="POST /free", outcome="done")
+
+
+@pytest.mark.parametrize("table", [*TABLES, "soaks", *OF_THE_DOCTOR, "schema_migrations"])
 @pytest.mark.parametrize("verb", ["DELETE FROM {}", "UPDATE {} SET rowid = rowid"])
 def test_no_row_can_be_changed_or_deleted(table: str, verb: str) -> None:
     with Journal.open() as journal:

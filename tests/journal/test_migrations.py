@@ -13,10 +13,11 @@ import pytest
 from narthex.errors import JournalError
 from narthex.journal.journal import Journal
 from narthex.journal.migrations import APPLICATION_ID, MIGRATIONS, migrate, version
-from narthex.testing.samples import KNOBS, soak_report, trial_record
+from narthex.testing.samples import KNOBS, finding_draft, soak_report, trial_record
 
 ASSETS = Path(__file__).parent / "assets"
 STUDY_OF_V1 = "20260101-0a1b2c"
+STUDY_OF_V2 = "20260202-1b2c3d"
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -51,10 +52,26 @@ def test_a_file_of_the_first_version_is_migrated_and_keeps_its_rows(v1: Path) ->
         assert journal.profile_bodies() == []
 
 
-def test_a_migrated_file_has_the_schema_of_a_new_one(v1: Path, tmp_path: Path) -> None:
-    Journal.open(v1).close()
+def test_a_file_of_the_second_version_keeps_its_rows_and_takes_findings(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    shutil.copy(ASSETS / "v2.db", path)
+    with Journal.open(path) as journal:
+        row = journal.study(STUDY_OF_V2)
+        assert row.verdict == "All layers fit."
+        assert len(journal.soaks(row.id)) == 1
+        assert [profile.name for profile in journal.profile_bodies()] == ["p"]
+        assert journal.notes()[0].text == "written by version 2"
+        assert journal.findings() == []
+        journal.append_findings([finding_draft()])
+        assert [found.cause for found in journal.findings()] == ["queue_full"]
+
+
+@pytest.mark.parametrize("asset", ["v1.db", "v2.db"])
+def test_a_migrated_file_has_the_schema_of_a_new_one(asset: str, tmp_path: Path) -> None:
+    shutil.copy(ASSETS / asset, tmp_path / "old.db")
+    Journal.open(tmp_path / "old.db").close()
     Journal.open(tmp_path / "new.db").close()
-    assert _tables(v1) == _tables(tmp_path / "new.db")
+    assert _tables(tmp_path / "old.db") == _tables(tmp_path / "new.db")
 
 
 def test_every_version_but_the_newest_has_a_file_among_the_assets() -> None:

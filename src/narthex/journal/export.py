@@ -2,8 +2,8 @@
 
 A study: ``id, key, started_at, ended_at, verdict, model, engine_key, host_key, argv, question, result,
 engine_loads, trials, decisions, predictions, soaks, notes``. The whole journal: ``narthex, schema,
-exported_at, studies, trials, predictions, soaks, notes, profiles``; the lists beside ``studies`` hold
-what belongs to no study. Times are seconds since the epoch; unknown is null.
+exported_at, studies, trials, predictions, soaks, notes, profiles, findings``; the lists beside ``studies``
+hold what belongs to no study. Times are seconds since the epoch; unknown is null.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 from narthex import __version__
 from narthex.journal.journal import Journal
 from narthex.journal.migrations import MIGRATIONS
-from narthex.journal.rows import ProfileRow, StudyRow
+from narthex.journal.rows import FindingRow, ProfileRow, StudyRow
 from narthex.trials.trial import TrialRecord
 
 
@@ -80,8 +80,25 @@ def journal_document(journal: Journal, studies: Sequence[StudyRow] | None = None
             "soaks": [row for row in journal.soaks() if row.study is None],
             "notes": [row for row in journal.notes() if row.study is None],
             "profiles": [_profile(row) for row in journal.profile_bodies()],
+            "findings": [finding_document(row) for row in journal.findings()],
         }
     return document
+
+
+def finding_document(row: FindingRow) -> dict[str, Any]:
+    """A finding of the doctor: what was tried and what came of it, the whole finding behind them."""
+    return {
+        "id": row.id,
+        "run": row.run,
+        "at": row.at,
+        "cause": row.cause,
+        "severity": row.severity,
+        "confidence": row.confidence,
+        "title": row.title,
+        "remedies": row.remedies,
+        "checks": row.checks,
+        "finding": msgspec.Raw(row.body),
+    }
 
 
 def _profile(row: ProfileRow) -> dict[str, Any]:

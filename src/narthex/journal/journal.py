@@ -16,9 +16,17 @@ from typing import TYPE_CHECKING
 
 from narthex import paths
 from narthex.errors import JournalError
-from narthex.journal import queries
+from narthex.journal import finding_queries, queries
 from narthex.journal.database import BUSY_TIMEOUT_S, open_database, translated
-from narthex.journal.rows import DecisionRow, NoteRow, ProfileRow, SoakRow, StudyRow
+from narthex.journal.rows import (
+    DecisionRow,
+    FindingDraft,
+    FindingRow,
+    NoteRow,
+    ProfileRow,
+    SoakRow,
+    StudyRow,
+)
 from narthex.journal.study_lock import release, take
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
@@ -271,6 +279,28 @@ class Journal:
         """The newest row of each name, newest first."""
         with self._reading() as db:
             return queries.select_profiles(db)
+
+    # what the doctor found
+
+    def append_findings(self, drafts: Sequence[FindingDraft]) -> list[int]:
+        """Write down what one run of the doctor found; returns the numbers of the rows."""
+        with self._writing() as db:
+            return finding_queries.insert_findings(db, _new_id(), drafts)
+
+    def append_remedy(self, finding: int, *, step: str, outcome: str, answer: str = "") -> None:
+        """Write down a step that was tried: ``done`` or ``failed``, and what it answered."""
+        with self._writing() as db:
+            finding_queries.insert_remedy(db, finding, step=step, outcome=outcome, answer=answer)
+
+    def append_check(self, finding: int, *, gone: bool | None, text: str) -> None:
+        """Write down whether a finding was gone after the steps; None where it could not be told."""
+        with self._writing() as db:
+            finding_queries.insert_check(db, finding, gone=gone, text=text)
+
+    def findings(self, cause: str | None = None) -> list[FindingRow]:
+        """Findings with what was tried and what came of it, the newest run first."""
+        with self._reading() as db:
+            return finding_queries.select_findings(db, cause)
 
 
 def _new_id() -> str:

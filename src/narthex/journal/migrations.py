@@ -102,6 +102,27 @@ MIGRATIONS: tuple[Migration, ...] = (
             *_only_grows("profiles", "soaks"),
         ),
     ),
+    Migration(
+        "findings of the doctor, remedies tried and what came of them",
+        (
+            """CREATE TABLE findings (
+                id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, cause TEXT NOT NULL,
+                severity TEXT NOT NULL, confidence REAL NOT NULL, title TEXT NOT NULL,
+                finding TEXT NOT NULL, at REAL NOT NULL)""",
+            """CREATE TABLE remedies (
+                id INTEGER PRIMARY KEY AUTOINCREMENT, finding INTEGER NOT NULL REFERENCES findings(id),
+                step TEXT NOT NULL, outcome TEXT NOT NULL, answer TEXT NOT NULL, at REAL NOT NULL)""",
+            # gone: 1 the finding is no longer there, 0 it still is, NULL it could not be told
+            """CREATE TABLE remedy_checks (
+                id INTEGER PRIMARY KEY AUTOINCREMENT, finding INTEGER NOT NULL REFERENCES findings(id),
+                gone INTEGER, text TEXT NOT NULL, at REAL NOT NULL)""",
+            "CREATE INDEX findings_by_cause ON findings(cause)",
+            "CREATE INDEX findings_by_run ON findings(run)",
+            "CREATE INDEX remedies_by_finding ON remedies(finding)",
+            "CREATE INDEX remedy_checks_by_finding ON remedy_checks(finding)",
+            *_only_grows("findings", "remedies", "remedy_checks"),
+        ),
+    ),
 )
 
 _LEDGER = """CREATE TABLE IF NOT EXISTS schema_migrations (

@@ -77,3 +77,49 @@ class ProfileRow(msgspec.Struct, frozen=True, kw_only=True):
     model_identity: str
     body: bytes
     at: float
+
+
+class RemedyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a remedy that the doctor tried."""
+
+    id: int
+    finding: int
+    step: str  # the command, or the request
+    outcome: str  # done, failed
+    answer: str  # what it printed, shortened
+    at: float
+
+
+class CheckRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen after the steps. ``gone`` None: it could not be told."""
+
+    id: int
+    finding: int
+    gone: bool | None
+    text: str
+    at: float
+
+
+class FindingRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One finding of one run of the doctor on this machine; ``body`` is its JSON."""
+
+    id: int
+    run: str
+    cause: str
+    severity: str
+    confidence: float
+    title: str
+    body: bytes
+    at: float
+    remedies: tuple[RemedyRow, ...] = ()
+    checks: tuple[CheckRow, ...] = ()
+
+
+class FindingDraft(msgspec.Struct, frozen=True, kw_only=True):
+    """A finding to be written down; ``body`` is its JSON."""
+
+    cause: str
+    severity: str
+    confidence: float
+    title: str
+    body: bytes

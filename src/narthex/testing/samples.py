@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from narthex.engines._base import Engine, EngineDevice
 from narthex.host.facts import GpuFacts, HostFacts
+from narthex.journal.rows import FindingDraft
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 from narthex.profiles.profile import Profile
@@ -190,4 +193,12 @@ def profile(
         verdict="All layers fit with a q8_0 cache; memory bandwidth limits it.",
         study="20260101-abc123",
         created_at=1_700_000_000.0,
+    )
+
+
+def finding_draft(cause: str = "queue_full", title: str = "Ollama refuses requests") -> FindingDraft:
+    """A finding of the doctor, as the journal takes it."""
+    body = {"cause": cause, "title": title, "severity": "error", "confidence": 0.95}
+    return FindingDraft(
+        cause=cause, severity="error", confidence=0.95, title=title, body=msgspec.json.encode(body)
     )

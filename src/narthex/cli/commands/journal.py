@@ -11,11 +11,11 @@ import msgspec
 
 from narthex.cli.options import json_option
 from narthex.errors import UsageError
-from narthex.journal.export import journal_document, study_document, trial_document
+from narthex.journal.export import finding_document, journal_document, study_document, trial_document
 from narthex.journal.journal import Journal
-from narthex.journal.rows import DecisionRow, NoteRow, SoakRow, StudyRow
+from narthex.journal.rows import DecisionRow, FindingRow, NoteRow, SoakRow, StudyRow
 from narthex.trials.trial import TrialRecord
-from narthex.units import format_loads
+from narthex.units import format_count, format_loads
 
 MANUAL = "manual"  # the word for what belongs to no study: trials by hand, soaks, notes
 
@@ -32,6 +32,7 @@ def list_(as_json: bool) -> None:
     with _open() as journal:
         rows = journal.studies()
         loose = any(_loose(journal).values())
+        found = len(journal.findings())
     if as_json:
         _print_json([_summary(row) for row in rows])
     elif not rows:
@@ -40,6 +41,9 @@ def list_(as_json: bool) -> None:
         click.echo(_table(rows))
     if loose and not as_json:
         click.echo(f"Trials by hand and notes of no study: «narthex journal show {MANUAL}».", err=True)
+    if found and not as_json:
+        words = format_count(found, "finding")
+        click.echo(f"{words} of the doctor: «narthex journal findings».", err=True)
 
 
 @command.command()
@@ -59,6 +63,25 @@ def show(study: str, as_json: bool) -> None:
             _print_json(study_document(journal, row))
         else:
             click.echo("\n".join([*_head(row), "", *_study_history(journal, row), "", _end(row)]))
+
+
+@command.command()
+@click.argument("cause", required=False)
+@json_option
+def findings(cause: str | None, as_json: bool) -> None:
+    """What the doctor found on this machine, what was tried, and what came of it; newest first.
+
+    CAUSE narrows it down to one: a slug, as «narthex doctor --list» shows them.
+    """
+    with _open() as journal:
+        rows = journal.findings(cause)
+    if as_json:
+        _print_json([finding_document(row) for row in rows])
+    elif rows:
+        click.echo("\n".join(line for row in rows for line in _finding(row)))
+    else:
+        which = f"no finding «{cause}»" if cause else "no finding yet"
+        click.echo(f"The journal holds {which}. «narthex doctor» looks for what is wrong.", err=True)
 
 
 @command.command()
@@ -97,6 +120,19 @@ def _open() -> Journal:
 
 def _print_json(value: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def _finding(row: FindingRow) -> list[str]:
+    """When, what, how sure; then each step that was tried and what the check said."""
+    from narthex.views.text import wrap
+
+    head = f"{_moment(row.at)}  {row.severity}: {row.title} ({row.cause}, {row.confidence:.0%})"
+    tried = [(one.at, f"tried: {one.step}: {one.outcome}") for one in row.remedies]
+    tried += [(one.at, f"then: {one.text}") for one in row.checks]
+    return [
+        wrap(head, indent=21),
+        *(" " * 21 + wrap(text, indent=23) for _, text in sorted(tried, key=lambda step: step[0])),
+    ]
 
 
 def _goal(row: StudyRow) -> str | None:
