@@ -27,13 +27,20 @@ class Socket(msgspec.Struct, frozen=True, kw_only=True):
         return f"socket:[{self.inode}]"
 
 
-def listening(port: int, address: str | None = None) -> list[Socket]:
-    """The sockets of this network namespace that listen on a port; with ``address`` those that a connection
-    to it can reach."""
+def listening(port: int | None = None, address: str | None = None) -> list[Socket]:
+    """The sockets of this network namespace that listen, on a port or on any; with ``address`` those that a
+    connection to it can reach."""
     target = ipaddress.ip_address(address) if address is not None else None
     return [
-        row for row in _sockets() if row.port == port and (target is None or _reaches(row.address, target))
+        row
+        for row in _sockets()
+        if port in (None, row.port) and (target is None or _reaches(row.address, target))
     ]
+
+
+def every_listener() -> Iterator[Socket]:
+    """All sockets of this network namespace that listen."""
+    return _sockets()
 
 
 def listeners(port: int, address: str | None = None) -> set[int]:

@@ -29,3 +29,8 @@ def together(parts: Iterable[Collected]) -> Collected:
         facts=tuple(fact for part in rows for fact in part.facts),
         skipped=tuple(gap for part in rows for gap in part.skipped),
     )
+
+
+def gap(name: str, because: str, about: str = "") -> Reading:
+    """A reading that could not be taken."""
+    return Reading(name=name, gap=f"can't tell, because {because}", about=about)

@@ -12,6 +12,22 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from narthex.doctor.collect import (
+    container_logs,
+    containers,
+    devices,
+    disks,
+    docker,
+    driver,
+    gpu,
+    kernel_log,
+    memory,
+    modules,
+    pci,
+    ports,
+    processor,
+    proxies,
+)
 from narthex.doctor.collect.collected import Collected, together
 from narthex.doctor.collect.scope import Scope
 from narthex.doctor.evidence import Evidence
@@ -28,13 +44,27 @@ class Collector(Protocol):
     NAME: str  # «kernel modules»
     TIME_S: float  # after so long it is left alone
 
-    @staticmethod
-    def collect(scope: Scope, /) -> Collected:
+    def collect(self, scope: Scope, /) -> Collected:
         """Look, and tell."""
         ...
 
 
-HOST: tuple[Collector, ...] = ()  # the machine, its cards, Docker
+HOST: tuple[Collector, ...] = (  # the machine, its cards, Docker
+    modules,
+    pci,
+    devices,
+    driver,
+    gpu,
+    processor,
+    memory,
+    disks,
+    kernel_log,
+    ports,
+    proxies,
+    docker,
+    containers,
+    container_logs,
+)
 SERVICES: tuple[Collector, ...] = ()  # Ollama, OpenWebUI, ComfyUI, their logs, the journal of narthex
 COLLECTORS: tuple[Collector, ...] = (*HOST, *SERVICES)
 

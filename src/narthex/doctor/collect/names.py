@@ -7,39 +7,57 @@ NAMES: dict[str, str] = {
     "module.nvidia": "bool: the kernel module is loaded",
     "module.nvidia_uvm": "bool: likewise",
     "module.nouveau": "bool: likewise",
+    "module.amdgpu": "bool: likewise",
+    "module.nvidia_file": "bool: a driver module for the running kernel is on the disk",
+    "secure_boot": "bool: the firmware lets only signed modules be loaded",
     "device.node": 'str per path (about "/dev/nvidia-uvm"): "ok", "missing", or the errno of an open for '
     'reading and writing ("EIO", "EACCES", "EPERM")',
     "driver.module_version": 'str: the loaded module\'s, "550.54.14"',
     "driver.library_version": "str: of libnvidia-ml.so.1, from its file name",
     "nvml.status": 'str: "ok", or the error: "LIB_RM_VERSION_MISMATCH", "DRIVER_NOT_LOADED", '
-    '"LIBRARY_NOT_FOUND", "UNKNOWN", "GPU_IS_LOST", "TIMEOUT"',
+    '"LIBRARY_NOT_FOUND", "UNKNOWN", "GPU_IS_LOST", "NO_PERMISSION", "TIMEOUT"',
     "pci.nvidia": "int: NVIDIA display controllers on the PCI bus",
     "pci.amd": "int: AMD display controllers on the PCI bus",
+    "pci.intel": "int: Intel display controllers on the PCI bus",
+    "pci.card": "dict per PCI address: vendor, device (hex), driver (nvidia, nouveau, vfio-pci, amdgpu; "
+    '"" none), fallen_off (bool; None unknown), runtime_status',
     "gpu.count": "int: cards that NVML lists",
-    "gpu.memory": "dict per card (about its index): name, total_bytes, used_bytes, free_bytes",
+    "gpu.memory": "dict per card (about its index): name, uuid, pci, total_bytes, used_bytes, free_bytes",
     "gpu.process": "dict per tenant (about its PID): card, name, vram_bytes",
     "gpu.ecc": "dict per card: uncorrectable, corrected (since the last reset), pending_retirement",
     "gpu.persistence": "bool per card",
+    "gpu.throttle": "list of str per card: why it runs slower than it could",
+    "gpu.lost": "str per card: the error that NVML gives instead of a handle",
     "gpu.power": 'str per PCI address: runtime_status, "active" or "suspended"',
     "nvidia.params": "dict: of /proc/driver/nvidia/params",
     "cpu.flags": "list of str: avx, avx2, avx512f, f16c, fma as far as there",
     # memory, disk, network
     "ram": "dict: total_bytes, available_bytes, swap_total_bytes, swap_free_bytes",
-    "cgroup.oom_kills": "int: processes that the kernel ended for memory in the container's or unit's cgroup",
-    "disk": "dict per folder (about its path): total_bytes, free_bytes, what (the store, Docker's root, …)",
-    "listener": "dict per port (about): addresses, process, pid, service (ollama, openwebui, comfyui)",
+    "cgroup.oom_kills": "int: processes that the kernel ended for memory since it was started: about «this "
+    "machine» of all, about a unit's or container's name of those in its cgroup",
+    "disk": "dict per folder (about its path): total_bytes, free_bytes, inodes_total, inodes_free, "
+    "read_only, what (Ollama's models, Docker's root, …)",
+    "listener": "dict per port (about): addresses, public (bool), process, pid, service (ollama, openwebui, "
+    'comfyui, llama_server; ""), told_by (process, container, port)',
     "proxy": "dict per place (about «this shell», a container, a unit): the proxy variables, without secrets",
     # Docker
     "docker.engine": 'str: "ok", "absent", "denied", "down"',
     "docker.version": "str",
     "docker.runtimes": "list of str",
+    "docker.default_runtime": "str",
     "docker.cgroup_driver": "str: systemd or cgroupfs",
-    "docker.installs": "list of str: snap, apt, …; two are one too many",
-    "docker.toolkit": 'str: the path of nvidia-ctk or nvidia-container-cli; "" where there is none',
+    "docker.rootless": "bool",
+    "docker.desktop": "bool: it runs in a virtual machine of Docker Desktop",
+    "docker.installs": "list of str: snap, apt, package, desktop; two are one too many",
+    "docker.toolkit": 'str: the path of nvidia-ctk, nvidia-container-cli or nvidia-container-runtime; "" '
+    "where there is none",
     "docker.cdi": "list of str: CDI specification files for NVIDIA",
-    "container": "dict per name: role (ollama, openwebui, comfyui, llama_server, other), image, state, "
-    "exit_code, oom_killed, restarts, gpu_request, runtime, ports (list of dict: host_ip, host_port, port), env, network_mode, "
-    "extra_hosts, networks, started_at, memory_bytes",
+    "docker.cdi_driver": "str: the driver version that those files name",
+    "docker.daemon_json": 'str per file (about its path): "ok", or why it does not parse',
+    "container": "dict per name: id, role (ollama, openwebui, comfyui, llama_server, other), image, command "
+    "(list of str), state, health, exit_code, error, oom_killed, restarts, restart_policy, gpu_request (list "
+    "of str; empty where none), runtime, ports (list of dict: host_ip, host_port, port), env, network_mode, "
+    "networks, extra_hosts, log_driver, started_at, finished_at, memory_bytes, compose",
     # services
     "ollama.answers": "bool per URL",
     "ollama.version": "str",

@@ -95,7 +95,7 @@ def find_containers() -> list[Found]:
         picked = [row for row in rows if _is_ollama(row) or _has_port(row)]
         found = []
         for row in picked:
-            with contextlib.suppress(_missing()):
+            with contextlib.suppress(missing()):
                 found.append(_found(api, api.inspect_container(row["Id"]), sure=_is_ollama(row)))
         return sorted(found, key=lambda item: (not item.running, not item.sure))
 
@@ -124,6 +124,12 @@ def variables(rows: list[str] | None) -> dict[str, str]:
     return {name: value for name, equals, value in split if equals}
 
 
+def socket_path() -> Path | None:
+    """The engine's Unix socket, whether it is there or not; None where ``DOCKER_HOST`` names none."""
+    named = urlsplit(_environment().get("DOCKER_HOST", f"unix://{_USUAL}"))
+    return Path(named.path) if named.scheme in ("unix", "") else None
+
+
 def remote_host() -> str | None:
     """The machine that ``DOCKER_HOST`` names; None for this one."""
     parts = urlsplit(os.environ.get("DOCKER_HOST", ""))
@@ -149,7 +155,7 @@ def _found(api: Any, facts: Mapping[str, Any], *, sure: bool) -> Found:
         store=_readable(on_host, pid, inside),
         store_inside=inside,
         store_mounted=on_host is not None,
-        gpus=_gpus(facts["HostConfig"], env),
+        gpus=gpus_asked(facts["HostConfig"], env),
         memory_bytes=facts["HostConfig"].get("Memory") or None,
         compose="/".join(
             labels[name]
@@ -237,7 +243,9 @@ def _readable(on_host: str | None, pid: int | None, inside: str) -> str | None:
     return next((path for path in paths if path and processes.readable_store(path)), None)
 
 
-def _gpus(host: Mapping[str, Any], env: Mapping[str, str]) -> tuple[str, ...]:
+def gpus_asked(host: Mapping[str, Any], env: Mapping[str, str]) -> tuple[str, ...]:
+    """The cards that a container was created with: "all", "×2", ids, device nodes; empty where none.
+    ``host`` is what inspect tells as HostConfig."""
     found = []
     for request in host.get("DeviceRequests") or ():
         kinds = [kind for group in request.get("Capabilities") or () for kind in group]
@@ -268,7 +276,8 @@ def _environment() -> dict[str, str]:
     return env | {"DOCKER_HOST": f"unix://{other}"} if other else env
 
 
-def _missing() -> type[Exception]:
+def missing() -> type[Exception]:
+    """What the SDK raises for a container that is not there any more."""
     from docker.errors import NotFound
 
     return NotFound
