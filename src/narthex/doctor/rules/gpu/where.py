@@ -1,0 +1,104 @@
+"""Where models are computed, as far as the evidence tells: on a GPU or on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from narthex.doctor.evidence import Entry, Evidence, Hit
+from narthex.doctor.sign import Sign
+from narthex.doctor.signs import cuda, kernel
+from narthex.doctor.story import starts
+
+CPU_TOLD = Sign(
+    r"no compatible GPUs were discovered|\bno GPU detected|no GPU, using CPU|Falling back to CPU mode"
+    r"|\b100% CPU\b|(?:reported|using|detected) a CPU-only backend|falling back to CPU\b"
+    r"|total[_ ]vram\"?=\"?0 B\b",
+    words=["gpu", "100% cpu", "cpu-only", "back to cpu", "vram"],
+)
+GPU_TOLD = Sign(
+    r"\b\d+% GPU\b|\bNvidia GPU detected|Device: cuda:\d|offloaded [1-9]\d*/\d+ layers to GPU"
+    r"|total[_ ]vram\"?=\"?(?!0 B)\d|\b(?:CUDA|ROCm|Vulkan|SYCL)\d+ (?:model )?buffer size",
+    words=["% gpu", "gpu detected", "cuda:", "layers to gpu", "vram", "buffer size"],
+)
+SIGNS = (CPU_TOLD, GPU_TOLD)
+
+
+class Told(msgspec.Struct, frozen=True):
+    """A line that tells it."""
+
+    entry: Entry
+    gpu: bool
+    library: str = ""  # "cuda", "rocm", "vulkan", …; "" where the line does not name it
+
+
+def told(evidence: Evidence) -> list[Told]:
+    """All such lines."""
+    rows = [
+        Told(device.entry, device.library != "cpu", device.library)
+        for start in starts(evidence)
+        for device in start.devices
+    ]
+    rows += [Told(hit.entry, True) for hit in evidence.hits(GPU_TOLD)]
+    rows += [Told(hit.entry, False) for hit in evidence.hits(CPU_TOLD)]
+    return rows
+
+
+def gpu_after(evidence: Evidence, entry: Entry, *libraries: str) -> Told | None:
+    """The first line after this one that tells of a GPU in use, of one of these libraries if any are named:
+    what the line complains of did no harm, or is over."""
+    return next(
+        (
+            row
+            for row in told(evidence)
+            if row.gpu and (not libraries or row.library in libraries) and comes_after(row.entry, entry)
+        ),
+        None,
+    )
+
+
+def gpu_before(evidence: Evidence, entry: Entry) -> Told | None:
+    """The last line before this one, in its own text and since the last start, that tells of a GPU in use."""
+    since = max(
+        (start.entry.line for start in starts(evidence) if comes_after(entry, start.entry)), default=0
+    )
+    rows = [row for row in told(evidence) if row.gpu and row.entry.source == entry.source]
+    return next((row for row in reversed(rows) if since <= row.entry.line < entry.line), None)
+
+
+def on_cpu(evidence: Evidence, entry: Entry | None = None) -> Entry | None:
+    """The line that tells of work on the CPU: after this one in its own text, or in another text."""
+    for row in told(evidence):
+        if not row.gpu and (
+            entry is None or row.entry.source != entry.source or row.entry.line >= entry.line
+        ):
+            return row.entry
+    return None
+
+
+def any_gpu(evidence: Evidence, *libraries: str) -> bool:
+    """Whether any line tells of a GPU in use."""
+    return any(row.gpu and (not libraries or row.library in libraries) for row in told(evidence))
+
+
+def comes_after(one: Entry, other: Entry) -> bool:
+    """Whether it is later: by its place in the same text, by the clock between two; False where unknown."""
+    if one.source == other.source:
+        return one.line > other.line
+    return one.at is not None and other.at is not None and one.at > other.at
+
+
+def standing(evidence: Evidence, hits: list[Hit]) -> list[Hit]:
+    """Those after which no GPU was used: the others are over."""
+    return [hit for hit in hits if gpu_after(evidence, hit.entry) is None]
+
+
+def nvidia_traces(evidence: Evidence) -> Iterator[Hit]:
+    """Lines that show an NVIDIA card in this machine."""
+    yield from evidence.hits(cuda.SMI_WORKS, kernel.LSPCI_NVIDIA, kernel.XID, cuda.NO_DRIVER, cuda.MISMATCH)
+
+
+def is_windows(hit: Hit) -> bool:
+    """Whether a library on Windows or in WSL speaks: there is no nvidia_uvm."""
+    return any(word in hit.entry.plain.lower() for word in ("nvcuda.dll", "cudart64", "/wsl/", ":\\"))

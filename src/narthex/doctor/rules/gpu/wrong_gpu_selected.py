@@ -1,0 +1,140 @@
+"""Another card is used than the one that is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from narthex.doctor.evidence import Evidence, Hit
+from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
+from narthex.doctor.rule import LookAlike, Rule
+from narthex.doctor.rules.gpu import steps, where
+from narthex.doctor.sign import Sign
+from narthex.doctor.signs import cuda
+
+USING = Sign(
+    r"using device (?P<device>\w+) \((?P<name>(?:[^()]|\([^()]*\))*)\)(?: \((?P<pci>[0-9a-f:.]+"
+    r"|unknown id)\))?",
+    words=["using device"],
+)
+LISTED = Sign(
+    r"ggml_vulkan: (?P<number>\d+) = (?P<name>.+?) \("
+    r"|Device (?P<cuda>\d+): (?P<card>[^,]+), compute capability",
+    words=["ggml_vulkan: ", "compute capability"],
+)
+SMALL = (
+    "llvmpipe",
+    "intel(r) uhd",
+    "intel(r) hd",
+    "iris",
+    "radeon graphics",
+    "raphael",
+    "renoir",
+    "uhd graphics",
+)
+BIG = (
+    "nvidia",
+    "geforce",
+    "quadro",
+    "tesla",
+    "radeon rx",
+    "radeon pro",
+    "arc(tm) a",
+    "arc(tm) b",
+    "instinct",
+)
+
+REMEDY = Remedy(
+    text="Name the card by its UUID: numbers change with the order of CUDA, of the bus and of Vulkan.",
+    commands=(
+        Command(text="nvidia-smi -L", safe=True, note="cards and UUIDs", argv=("nvidia-smi", "-L")),
+        Command(
+            text='sudo systemctl edit ollama    # [Service] Environment="CUDA_VISIBLE_DEVICES=GPU-<uuid>"',
+            safe=True,
+            root=True,
+            note="AMD: ROCR_VISIBLE_DEVICES; Vulkan: GGML_VK_VISIBLE_DEVICES; with numbers also "
+            "CUDA_DEVICE_ORDER=PCI_BUS_ID",
+        ),
+        Command(
+            text="llama-server --main-gpu 0 --split-mode none",
+            safe=False,
+            note="for a llama-server of its own",
+        ),
+        steps.RESTART_OLLAMA,
+    ),
+    verify="The next load's lines «using device …» name the card that is meant, and nvidia-smi shows "
+    "the process there.",
+    verify_commands=(steps.SMI,),
+)
+
+
+def check(evidence: Evidence) -> Iterator[Finding]:
+    """A number without a card; or the small card works while a big one is listed."""
+    bad = where.standing(evidence, [*evidence.hits(cuda.BAD_ORDINAL), *cuda.with_code(evidence, 101)])
+    small = _small_instead_of_big(evidence)
+    if not bad and not small:
+        return
+    quotes = [hit.quote() for hit in (*bad[:3], *small)]
+    yield Finding(
+        cause="wrong_gpu_selected",
+        title="Another GPU is selected than the one that is meant",
+        severity=Severity.ERROR if bad else Severity.WARNING,
+        confidence=0.8 if bad else 0.65,
+        evidence=tuple(dict.fromkeys(quotes))[:4],
+        why=_why(bad, small),
+        remedy=REMEDY,
+        ruled_out=(
+            RuledOut(cause="gpu_not_visible", why="Cards are found; the choice among them is wrong."),
+        ),
+    )
+
+
+def _small_instead_of_big(evidence: Evidence) -> list[Hit]:
+    """«using device» of an integrated or software device only, and a discrete card in the list."""
+    used = evidence.hits(USING)
+    listed = evidence.hits(LISTED)
+    if not used or any(_is(hit["name"], BIG) for hit in used):
+        return []
+    big = [hit for hit in listed if _is(hit["name"] or hit["card"], BIG)]
+    small = [hit for hit in used if _is(hit["name"], SMALL)]
+    return [small[0], big[0]] if big and small else []
+
+
+def _is(name: str, words: tuple[str, ...]) -> bool:
+    return any(word in name.lower() for word in words)
+
+
+def _why(bad: list[Hit], small: list[Hit]) -> str:
+    if not bad:
+        name = small[1]["name"] or small[1]["card"]
+        return f"The model is put on {small[0]['name']}, while {name} is in the machine."
+    asked = next((hit for hit in bad if hit.match.groupdict().get("asked")), None)
+    if asked is not None:
+        have = f"; there are {asked['have']}" if asked["have"] else ""
+        return f"Card number {asked['asked']} is asked for and is not there{have}."
+    return "A card is asked for by a number that no card has (invalid device ordinal)."
+
+
+RULE = Rule(
+    slug="wrong_gpu_selected",
+    title="The wrong GPU is selected",
+    area="gpu",
+    meaning="With several cards, the number that a setting names is not the card that is meant: "
+    "orders differ "
+    "between CUDA, the bus and Vulkan, and a card that is taken out moves the others.",
+    signature=(
+        "invalid value for main_gpu: 1 (available devices: 1)",
+        "CUDA error: invalid device ordinal",
+        "using device Vulkan0 (Intel(R) UHD Graphics), with a discrete card in the list",
+    ),
+    certain="Compare the PCI address in «using device» or in the fault with the one of the card "
+    "that is meant.",
+    remedy=REMEDY,
+    look_alikes=(
+        LookAlike(cause="gpu_xid_app_fault", how="A fault of one process on the card that was meant."),
+        LookAlike(cause="igpu_not_used", how="There is only an integrated GPU."),
+    ),
+    check=check,
+    signs=(USING, LISTED, *where.SIGNS),
+    explains=("gpu_not_visible", "gpu_xid_app_fault"),
+    overrules=("gpu_not_visible",),
+)
