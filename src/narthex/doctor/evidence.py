@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -27,26 +27,45 @@ KINDS = (
 )
 
 
+class Part(msgspec.Struct, frozen=True):
+    """A physical line of a wrapped one."""
+
+    line: int
+    text: str  # word for word
+    start: int  # where it begins in ``plain``
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One line, as it stands in its source."""
 
     source: str
-    kind: str
+    kind: str  # of the source; of a service in a mixed log its own
     line: int  # counted from 1; of a wrapped line its first
     text: str  # word for word
     plain: str  # without what carried it here, colours and escapes; a wrapped line is put together
     at: float | None = None  # seconds since 1970, UTC; None where the line tells no time
     stream: str = ""  # who wrote it: "ollama[2409]", "ollama-1", "pod/x/ollama"; "" unknown
+    parts: tuple[Part, ...] = ()  # of a wrapped line its physical ones; else empty
 
     @property
     def place(self) -> tuple[str, int]:
         """Two lines of one source are in order; of two sources nothing is said."""
         return self.source, self.line
 
-    def quote(self) -> Quote:
-        """Itself, as evidence."""
+    def quote(self, start: int = 0, end: int = 0) -> Quote:
+        """Itself, as evidence; of a wrapped line the physical one that holds most of ``plain[start:end]``."""
         time = "" if self.at is None else datetime.fromtimestamp(self.at, UTC).isoformat(timespec="seconds")
-        return Quote(source=self.source, line=self.line, text=self.text, time=time)
+        part = self._part(start, end)
+        return Quote(source=self.source, line=part.line, text=part.text, time=time)
+
+    def _part(self, start: int, end: int) -> Part:
+        if not self.parts:
+            return Part(self.line, self.text, 0)
+        ends = [*(part.start for part in self.parts[1:]), len(self.plain)]
+        return max(
+            zip(self.parts, ends, strict=True),
+            key=lambda row: min(end, row[1]) - max(start, row[0].start) if end > start else 0,
+        )[0]
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +87,7 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
 
     def quote(self) -> Quote:
         """The line, as evidence."""
-        return self.entry.quote()
+        return self.entry.quote(*self.match.span())
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,16 +118,16 @@ class Evidence:
         hits: dict[Sign, Sequence[Hit]],
         counts: dict[Sign, int],
         sources: Sequence[Source] = (),
-        kept: dict[str, dict[int, Entry]] | None = None,
+        kept: Mapping[str, Mapping[int, Entry]] | None = None,
         readings: Sequence[Reading] = (),
         facts: Sequence[Fact] = (),
         skipped: Sequence[Skipped] = (),
         live: bool = False,
     ) -> None:
-        """``kept``: of each source the lines that are still at hand, by number: all of a short one, of a
-        long one those around its hits. ``live``: it is this machine, now."""
+        """``kept``: of each source the lines that are still at hand, by number and in order: all of a short
+        one, of a long one those around its hits. ``live``: it is this machine, now."""
         self._hits, self._counts = hits, counts
-        self._kept = kept or {}
+        self._kept = kept if kept is not None else {}
         self.sources = tuple(sources)
         self.readings = tuple(readings)
         self.facts = tuple(facts)
@@ -117,7 +136,7 @@ class Evidence:
 
     def hits(self, *signs: Sign, kinds: Iterable[str] = ()) -> list[Hit]:
         """Lines with one of these signs, each line once, in the order of the sources and lines. Of very many
-        the first and the last are kept."""
+        in one source the first and the last are kept."""
         wanted = frozenset(kinds)
         seen: dict[tuple[str, int], Hit] = {}
         for sign in signs:
@@ -135,7 +154,8 @@ class Evidence:
         return next(reversed(self.hits(*signs, kinds=kinds)), None)
 
     def count(self, *signs: Sign) -> int:
-        """How many lines had it, also those that were not kept."""
+        """How many lines had it, also those that were not kept. Of thousands in a row some are counted by
+        their words alone."""
         return sum(self._counts.get(sign, 0) for sign in signs)
 
     def has(self, *signs: Sign, kinds: Iterable[str] = ()) -> bool:
@@ -151,8 +171,8 @@ class Evidence:
         return [
             entry
             for source in self.sources
-            if not kinds or source.kind in kinds
             for entry in self._kept.get(source.name, {}).values()
+            if not kinds or source.kind in kinds or entry.kind in kinds
         ]
 
     def around(self, entry: Entry, before: int = 3, after: int = 6) -> list[Entry]:
@@ -160,7 +180,7 @@ class Evidence:
         kept = self._kept.get(entry.source, {})
         numbers = range(entry.line - before, entry.line + after + 1)
         return [
-            kept.get(number, entry) if number == entry.line else kept[number]
+            entry if number == entry.line else kept[number]
             for number in numbers
             if number in kept or number == entry.line
         ]

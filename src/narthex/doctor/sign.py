@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-_SHORTEST = 4  # a shorter word stands everywhere
-_BREAKS = frozenset(
-    " \t\n\"'\\"
-)  # white space and quotes may be written otherwise in the file than in Entry.plain
+_SHORTEST = 3  # letters; a shorter word stands everywhere
+# White space, quotes and the signs that JSON writers escape stand otherwise in the file than in Entry.plain.
+_BREAKS = frozenset(" \t\n\r\f\v\"'\\<>&")
+# They stand in a good part of all lines: the pattern is found more quickly by any other word of it.
+_COMMON = frozenset(
+    [
+        *("ollama", "llama", "ggml_", "gguf", "cuda", "http", "model", "server", "library", "device"),
+        *("error", "failed", "load", "layers", "memory", "size", "buffer", "level=", "source=", "msg="),
+    ]
+)
 _sre: Any = importlib.import_module("re._parser")
+
+Words = frozenset[str]  # of which one stands in every match
 
 
 class Sign:
@@ -25,7 +33,7 @@ class Sign:
     Plain text has single blanks, no colours, no escaped quotes and no carrier in front (journal, Docker,
     Compose, Kubernetes), so patterns are written with single blanks. ``words`` replace what is worked out
     from the pattern: lower case, one of them stands in every line that the pattern finds. ``kinds`` limits
-    the kinds of sources; empty for all. ``first`` and ``last`` hits are kept of more.
+    the kinds of sources; empty for all. ``first`` and ``last`` hits are kept of more, in each source.
     """
 
     def __init__(
@@ -38,11 +46,13 @@ class Sign:
         last: int = 240,
     ) -> None:
         self.pattern = re.compile(pattern, re.IGNORECASE)
-        self.words = frozenset(words) or _words(_sre.parse(pattern, re.IGNORECASE))
+        needed = _needed(_sre.parse(pattern, re.IGNORECASE))
+        self.words: Words = frozenset(words) or max(needed, key=_worth, default=frozenset())
+        self.also: tuple[Words, ...] = tuple(dict.fromkeys(one for one in needed if one != self.words))
         self.kinds = frozenset(kinds)
         self.first, self.last = first, last
         if not self.words:
-            raise ValueError(f"no word of {_SHORTEST} letters is needed by {pattern!r}: give words=")
+            raise ValueError(f"no word of {_SHORTEST} letters or more is needed by {pattern!r}: give words=")
         if any(word != word.lower() or not word.isascii() for word in self.words):
             raise ValueError(f"words are lower-case ASCII: {sorted(self.words)}")
 
@@ -50,28 +60,36 @@ class Sign:
         return f"Sign({self.pattern.pattern!r})"
 
 
-def _words(tree: Any) -> frozenset[str]:
-    """The best set of words of which one must stand in a match; empty where there is none."""
-    best: frozenset[str] = frozenset()
+def _worth(words: Words) -> tuple[bool, int]:
+    """Longer words are rarer."""
+    return not words & _COMMON, min(map(len, words))
+
+
+def _needed(tree: Any) -> list[Words]:
+    """Sets of words; of each set one word stands in every match."""
+    found: list[Words] = []
     run = ""
     for code, value in [*tree, ("end", None)]:
         name = str(code)
         if name == "LITERAL" and chr(value).isascii() and chr(value) not in _BREAKS:
             run += chr(value).lower()
             continue
-        best = _better(best, frozenset({run}) if len(run) >= _SHORTEST else frozenset())
+        if len(run) >= _SHORTEST:
+            found.append(frozenset({run}))
         run = ""
-        if name == "SUBPATTERN":
-            best = _better(best, _words(value[3]))
-        elif name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT") and value[0] >= 1:
-            best = _better(best, _words(value[2]))
-        elif name == "BRANCH":
-            sides = [_words(side) for side in value[1]]
-            if all(sides):
-                best = _better(best, frozenset().union(*sides))
-    return best
+        found.extend(_inside(name, value))
+    return found
 
 
-def _better(one: frozenset[str], other: frozenset[str]) -> frozenset[str]:
-    """The set whose shortest word is longer."""
-    return max(one, other, key=lambda words: min((len(word) for word in words), default=0))
+def _inside(name: str, value: Any) -> Iterator[Words]:
+    """Of a group, a repetition or an alternation."""
+    if name == "SUBPATTERN":
+        yield from _needed(value[3])
+    elif name == "ATOMIC_GROUP":
+        yield from _needed(value)
+    elif name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT") and value[0] >= 1:
+        yield from _needed(value[2])
+    elif name == "BRANCH":
+        sides = [_needed(side) for side in value[1]]
+        if all(sides):
+            yield frozenset().union(*(max(side, key=_worth) for side in sides))
