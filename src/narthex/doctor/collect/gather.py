@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from narthex.doctor.collect import (
+    comfyui,
     container_logs,
     containers,
     devices,
@@ -20,9 +21,13 @@ from narthex.doctor.collect import (
     docker,
     driver,
     gpu,
+    journal,
     kernel_log,
+    logs,
     memory,
     modules,
+    ollama,
+    openwebui,
     pci,
     ports,
     processor,
@@ -65,7 +70,13 @@ HOST: tuple[Collector, ...] = (  # the machine, its cards, Docker
     containers,
     container_logs,
 )
-SERVICES: tuple[Collector, ...] = ()  # Ollama, OpenWebUI, ComfyUI, their logs, the journal of narthex
+SERVICES: tuple[Collector, ...] = (  # what runs on it, its logs, and the journal of narthex
+    ollama,
+    openwebui,
+    comfyui,
+    logs,
+    journal,
+)
 COLLECTORS: tuple[Collector, ...] = (*HOST, *SERVICES)
 
 

@@ -65,6 +65,7 @@ NAMES: dict[str, str] = {
     "ollama.env": "dict: OLLAMA_* and the like of the running server",
     "ollama.models": "list of dict: name, size_bytes, digest",
     "ollama.resident": "dict per model name: size_bytes, size_vram_bytes, num_ctx, expires_at, seconds_left",
+    "ollama.loading": "dict per PID of a runner: pid, seconds, url; its model is not listed yet",
     "ollama.seconds": "float: how long its version took to come",
     "openwebui.answers": "bool per URL",
     "openwebui.health": "bool",
@@ -75,7 +76,8 @@ NAMES: dict[str, str] = {
     "comfyui.stats": "dict: version, argv, ram_free_bytes, vram_total_bytes, vram_free_bytes, "
     "torch_vram_bytes",
     "comfyui.queue": "dict: running, pending",
+    "comfyui.last_job": "dict per URL: status (success, error, interrupted), error, node, at",
     # the journal of narthex
-    "journal.profile": "dict per model: name, at, knobs, engine_version, driver",
+    "journal.profile": "dict per model: name, at, knobs, engine, engine_version, driver, proven",
     "journal.changed": "list of str per model: what is another than when its profile was proven",
 }

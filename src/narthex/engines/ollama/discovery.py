@@ -74,9 +74,19 @@ def find_servers() -> list[Server]:
             server = look(address, source)
         except ApiError:
             continue
-        if not any(_is_same(server, other) for other in found):
+        if not any(is_same(server, other) for other in found):
             found.append(server)
     return found
+
+
+def places() -> tuple[list[tuple[Address, str]], list[str]]:
+    """Where an Ollama may answer, each address once and the likeliest first, with who says so; and what leads
+    nowhere, in words. Nothing is asked of an Ollama. Raises UsageError for a setting that is no address."""
+    named, search = _named(None), Search()
+    found: dict[str, tuple[Address, str]] = {}
+    for address, source in [*([named] if named else ()), *_candidates(search)]:
+        found.setdefault(address.url, (address, source))
+    return list(found.values()), search.tried
 
 
 def look(address: Address, source: str) -> Server:
@@ -260,7 +270,8 @@ def _asked_for(server: Server) -> tuple[str, ...] | None:
         return None
 
 
-def _is_same(one: Server, other: Server) -> bool:
+def is_same(one: Server, other: Server) -> bool:
+    """Whether two addresses lead to one server."""
     if one.pid is not None and one.pid == other.pid:
         return True
     if one.container is not None and other.container is not None:

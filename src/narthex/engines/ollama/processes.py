@@ -76,6 +76,11 @@ def runner_pid(blob: str, server: int | None = None) -> int | None:
     return max(found, key=start_ticks, default=None)
 
 
+def runner_pids(server: int) -> list[int]:
+    """The processes that compute for that server: its ``llama-server`` or ``ollama runner`` children."""
+    return sorted(pid for pid in family(server) if _is_runner(command_line(pid), "--model"))
+
+
 def unit_of(pid: int) -> Unit | None:
     """The systemd service that keeps the process. None for one that only was started below a service, as from
     a terminal in an editor's: restarting that service would end the editor."""
