@@ -57,6 +57,7 @@ class FakeDocker:
         self.images: dict[str, str] = {}  # name → id
         self.volumes: dict[str, str] = {}  # name → folder of this machine
         self.events: list[dict[str, Any]] = []
+        self.info: dict[str, Any] = {}  # what «docker info» tells besides
         self._refusals: dict[str, list[tuple[int, str]]] = {}
         self._server = _Server(str(self._folder / "docker.sock"), _Handler)
         self._server.daemon = self
@@ -115,7 +116,8 @@ class FakeDocker:
         return 200, _VERSION
 
     def _info(self, query: dict[str, str], body: Any) -> Answer:
-        return 200, {"Containers": len(self.containers), "ServerVersion": _VERSION["Version"], "Runtimes": {}}
+        told = {"Containers": len(self.containers), "ServerVersion": _VERSION["Version"], "Runtimes": {}}
+        return 200, told | self.info
 
     def _list(self, query: dict[str, str], body: Any) -> Answer:
         every = query.get("all") in ("1", "true", "True")

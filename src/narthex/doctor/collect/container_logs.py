@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from narthex.doctor.collect.collected import Collected, together
-from narthex.doctor.collect.docker_view import SeenContainer, docker_view
+from narthex.doctor.collect.docker_view import WAIT_S, SeenContainer, docker_view
 from narthex.doctor.collect.scope import Scope
 from narthex.doctor.finding import Skipped
 from narthex.doctor.reading.text import Text
@@ -15,7 +15,7 @@ from narthex.engines.ollama import docker
 from narthex.engines.ollama.logs import HEAD_S, nanoseconds
 
 NAME = "container logs"
-TIME_S = 5.0
+TIME_S = WAIT_S + 5.0
 
 KINDS = {
     "ollama": "ollama_log",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from narthex.doctor.collect.collected import Collected, gap
-from narthex.doctor.collect.docker_view import SeenContainer, docker_view
+from narthex.doctor.collect.docker_view import WAIT_S, SeenContainer, docker_view
 from narthex.doctor.collect.safe_env import safe_command, safe_env
 from narthex.doctor.collect.scope import Scope
 from narthex.doctor.evidence import Reading
@@ -15,7 +15,7 @@ from narthex.doctor.redact import hide_secrets
 from narthex.engines.ollama.docker import gpus_asked
 
 NAME = "containers"
-TIME_S = 2.6
+TIME_S = WAIT_S
 
 
 def collect(scope: Scope) -> Collected:
@@ -25,8 +25,9 @@ def collect(scope: Scope) -> Collected:
         return Collected()
     if view.engine != "ok":
         return Collected(readings=(gap("container", view.why),))
-    readings = tuple(_reading(container) for container in view.containers)
-    return Collected(readings=readings, facts=tuple(_facts(readings)))
+    seen = tuple(_reading(container) for container in view.containers)
+    unseen = (gap("container", view.unseen),) if view.unseen else ()
+    return Collected(readings=(*seen, *unseen), facts=tuple(_facts(seen)))
 
 
 def _reading(container: SeenContainer) -> Reading:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from narthex import paths
 from narthex.doctor.collect.collected import Collected, gap
-from narthex.doctor.collect.docker_view import docker_view
+from narthex.doctor.collect.docker_view import WAIT_S, docker_view
 from narthex.doctor.collect.scope import Scope
 from narthex.doctor.evidence import Reading
 from narthex.doctor.finding import Fact
@@ -17,7 +17,7 @@ from narthex.engines.ollama import processes
 from narthex.units import GIB, format_size
 
 NAME = "disks"
-TIME_S = 2.6
+TIME_S = WAIT_S
 
 MODELS = "Ollama's models"
 _INODES_LOW = 1000

@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 
 from narthex.doctor.collect.collected import Collected, gap
-from narthex.doctor.collect.docker_view import DockerView, docker_view
+from narthex.doctor.collect.docker_view import WAIT_S, DockerView, docker_view
 from narthex.doctor.collect.scope import Scope
 from narthex.doctor.evidence import Reading
 from narthex.doctor.finding import Fact
 
 NAME = "Docker"
-TIME_S = 2.6
+TIME_S = WAIT_S
 
 _TOOLS = ("nvidia-ctk", "nvidia-container-cli", "nvidia-container-runtime")
 _TOOL_FOLDERS = ("/usr/bin", "/usr/local/bin", "/usr/local/nvidia/toolkit", "/run/current-system/sw/bin")

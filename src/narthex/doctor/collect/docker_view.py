@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +15,8 @@ import msgspec
 from narthex.doctor.collect.scope import Scope
 from narthex.engines.ollama import docker
 
-ASK_S = 2  # one answer of the engine; on a healthy host it takes some milliseconds
+ASK_S = 4  # one answer of the engine; on a healthy host it takes some milliseconds
+WAIT_S = ASK_S + 1.0  # for whoever needs the view
 _MOST = 60  # containers that are looked at closely, those of known roles first
 _ROLES = ("ollama", "openwebui", "comfyui", "llama_server", "other")
 _IMAGES = (  # the last part of an image's name, or what a label calls it
@@ -73,6 +74,7 @@ class DockerView(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     info: dict[str, Any] = {}
     containers: tuple[SeenContainer, ...] = ()
+    unseen: str = ""  # why not all containers could be looked at
 
     @property
     def root(self) -> str:
@@ -102,9 +104,16 @@ def _look(scope: Scope) -> DockerView:
     try:
         with docker.connect(timeout_s=ASK_S) as api:
             info = dict(api.info())
-            return DockerView(engine="ok", info=info, containers=tuple(_containers(api)))
     except docker.NoDocker as error:
         return _refused(str(error))
+    found: list[SeenContainer] = []
+    unseen = ""
+    try:
+        with docker.connect(timeout_s=ASK_S) as api:
+            found.extend(_containers(api))
+    except docker.NoDocker as error:  # the engine answers, and one container holds it up
+        unseen = f"the Docker engine answers, and tells nothing more of its containers: {error}"
+    return DockerView(engine="ok", info=info, containers=tuple(found), unseen=unseen)
 
 
 def _closed(scope: Scope) -> DockerView | None:
@@ -159,14 +168,13 @@ def _refused(why: str) -> DockerView:
     return DockerView(engine="down", why=why)
 
 
-def _containers(api: Any) -> list[SeenContainer]:
+def _containers(api: Any) -> Iterator[SeenContainer]:
+    """Looked at one by one, the important first: what was seen before one hangs is kept."""
     rows = [(role_of(row), row) for row in api.containers(all=True)]
     rows.sort(key=lambda pair: (_ROLES.index(pair[0]), str(pair[1].get("State")) != "running"))
-    found = []
     for _, row in rows[:_MOST]:
         with contextlib.suppress(docker.missing()):  # it was removed meanwhile
-            found.append(_seen(api.inspect_container(row["Id"]), row))
-    return found
+            yield _seen(api.inspect_container(row["Id"]), row)
 
 
 def _seen(facts: dict[str, Any], row: Mapping[str, Any]) -> SeenContainer:

@@ -76,11 +76,11 @@ def _card(card: CardSeen) -> Iterator[Reading]:
         return
     yield _memory(card, card.facts)
     for tenant in card.facts.processes:
+        who = tenant.name or "a process that can't be seen"
         yield Reading(
             name="gpu.process",
             value={"card": card.index, "name": tenant.name or "", "vram_bytes": tenant.vram_bytes},
-            text=f"card {about}: {tenant.name or 'a process that can not be seen'} (PID {tenant.pid}) "
-            f"holds {format_size(tenant.vram_bytes)}",
+            text=f"card {about}: {who} (PID {tenant.pid}) holds {format_size(tenant.vram_bytes)}",
             about=str(tenant.pid),
         )
     yield from _state(card, card.facts)

@@ -72,7 +72,7 @@ def _card(library: Any, nvml: Nvml, index: int) -> CardSeen:
     return CardSeen(
         index=index,
         facts=read_gpu(nvml, index, handle),
-        pci=_text(getattr(place, "busId", "")).lower(),
+        pci=_text(getattr(place, "busId", "")).lower()[-len("0000:01:00.0") :],  # NVML has eight digits first
         ecc=_ecc(nvml, handle),
         persistence=None if persistence is None else bool(persistence),
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from narthex.doctor.collect.collected import Collected, gap
-from narthex.doctor.collect.docker_view import docker_view
+from narthex.doctor.collect.docker_view import WAIT_S, docker_view
 from narthex.doctor.collect.scope import Scope
 from narthex.doctor.evidence import Reading
 from narthex.doctor.finding import Fact
@@ -20,7 +20,7 @@ from narthex.host.listeners import Socket, every_listener
 from narthex.host.processes import PROC, command_line, name_of, open_files, pids
 
 NAME = "ports"
-TIME_S = 2.6
+TIME_S = WAIT_S
 
 USUAL = {DEFAULT_PORT: "ollama", 8188: "comfyui"}  # ports that name their service
 SHARED = (3000, 8080)  # of OpenWebUI and llama-server, and of many others

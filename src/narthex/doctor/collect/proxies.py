@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 from narthex.doctor.collect.collected import Collected
-from narthex.doctor.collect.docker_view import docker_view
+from narthex.doctor.collect.docker_view import WAIT_S, docker_view
 from narthex.doctor.collect.scope import Scope
 from narthex.doctor.evidence import Reading
 from narthex.doctor.redact import hide_secrets
@@ -14,7 +14,7 @@ from narthex.engines.ollama import processes
 from narthex.host.processes import environment
 
 NAME = "proxies"
-TIME_S = 2.6
+TIME_S = WAIT_S
 
 NAMES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _ENGINE = {"HttpProxy": "HTTP_PROXY", "HttpsProxy": "HTTPS_PROXY", "NoProxy": "NO_PROXY"}
