@@ -43,6 +43,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """One start of the server. Without devices: it told none, or their lines are not at hand."""
 
     entry: Entry
+    config: Entry | None = None  # the line «server config»
     at: float | None
     version: str = ""
     devices: tuple[Device, ...] = ()
@@ -126,7 +127,8 @@ def _starts(evidence: Evidence) -> list[Start]:
         same = found[-1] if found and found[-1].source == hit.entry.source else None
         groups = hit.match.groupdict()
         if "env" in groups:
-            found.append(_start(hit, env=server_config([text])))
+            start = _start(hit, env=server_config([text]))
+            found.append(msgspec.structs.replace(start, config=hit.entry))
         elif "version" in groups:
             if same is not None and not same.version and not same.devices:
                 found[-1] = msgspec.structs.replace(same, version=groups["version"], entry=hit.entry)
