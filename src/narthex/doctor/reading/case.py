@@ -1,71 +1,117 @@
-"""``--evidence CASE.json``: evidence that somebody else gathered, or that a bundle holds."""
+"""``--evidence CASE.json``: evidence that somebody else gathered, or that a bundle carried here."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import msgspec
 
-from narthex.doctor.evidence import KINDS, Reading
-from narthex.doctor.finding import Fact, Skipped
+from narthex.doctor.evidence import KINDS, Evidence, Reading
+from narthex.doctor.finding import Skipped
+from narthex.doctor.reading.kinds import kind_of_text
+from narthex.doctor.reading.scanner import read_evidence
 from narthex.doctor.reading.text import Text
+from narthex.doctor.sign import Sign
 from narthex.errors import UsageError
 
-STDIN = Path("-")
-_HINT = 'Give a JSON file of the form {"evidence": {"ollama_log": "…"}}.'
-
-
-class CaseText(msgspec.Struct, frozen=True, kw_only=True):
-    """One of several texts of a kind."""
-
-    kind: str
-    name: str
-    text: str
+_FORM = 'Give a JSON file of the form {"evidence": {"ollama_log": "…"}}.'
+_SAMPLE = 64 << 10
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
-    """The file: any subset of the kinds. A bundle has ``sources`` with their names, and what collectors saw
-    of the machine; ``live``: it was that machine itself."""
+    """What the file holds. ``live``: its readings are of one machine at one time."""
 
-    evidence: dict[str, str | None] | msgspec.UnsetType = msgspec.UNSET
-    sources: tuple[CaseText, ...] = ()
+    texts: tuple[Text, ...] = ()
     readings: tuple[Reading, ...] = ()
-    facts: tuple[Fact, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     live: bool = False
 
-    def texts(self) -> list[Text]:
-        """Everything that is to be read."""
-        named = {} if self.evidence is msgspec.UNSET else self.evidence
-        rows = [(kind, kind, text) for kind, text in named.items() if text]
-        rows += [(source.kind, source.name, source.text) for source in self.sources]
-        return [Text(kind=kind, name=name, data=text.encode(errors="replace")) for kind, name, text in rows]
+    def evidence(self, signs: Sequence[Sign]) -> Evidence:
+        """As rules look at it."""
+        return read_evidence(self.texts, signs, readings=self.readings, skipped=self.skipped, live=self.live)
 
 
-def load_case(path: Path) -> Case:
-    """A case from a file; «-» is standard input. Raises UsageError where it is none."""
+def read_case(path: Path, stdin: BinaryIO | None = None) -> list[Text]:
+    """Its texts only. Raises UsageError where it is no case."""
+    return list(load_case(path, stdin).texts)
+
+
+def load_case(path: Path, stdin: BinaryIO | None = None) -> Case:
+    """A case: ``evidence`` with a text per kind, and what a bundle adds, ``readings`` and ``live``. ``-`` is
+    what comes on stdin. Raises UsageError where it is no case."""
+    name = "stdin" if str(path) == "-" else str(path)
+    row = _decoded(_bytes(path, stdin), name)
+    evidence = row.get("evidence")
+    if not isinstance(evidence, dict):
+        what = "holds no «evidence»" if evidence is None else "has an «evidence» that is no object"
+        raise UsageError(f"{name} {what}.", hint=_FORM)
+    skipped: list[Skipped] = []
+    texts = [
+        text for kind, value in evidence.items() if (text := _text(kind, value, name, skipped)) is not None
+    ]
+    readings = _readings(row.get("readings"), name)
+    live = row.get("live", False)
+    if not isinstance(live, bool):
+        raise UsageError(f"In {name} «live» is neither true nor false.", hint="Leave it out, or correct it.")
+    return Case(texts=tuple(texts), readings=readings, skipped=tuple(skipped), live=live)
+
+
+def _bytes(path: Path, stdin: BinaryIO | None) -> bytes:
+    if str(path) == "-":
+        return (stdin or sys.stdin.buffer).read()
     try:
-        data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
-        case = msgspec.json.decode(data, type=Case)
-    except (OSError, msgspec.DecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{_name(path)} can't be read as a case: {why}.", hint=_HINT) from error
-    if case.evidence is msgspec.UNSET and not (case.sources or case.readings):
-        raise UsageError(f"{_name(path)} is no case: it has no «evidence».", hint=_HINT)
-    unknown = sorted({text.kind for text in case.texts()} - set(KINDS))
-    if unknown:
-        raise UsageError(
-            f"{_name(path)} holds a kind of evidence that is not known: {', '.join(unknown)}.",
-            hint=f"Known are: {', '.join(KINDS)}.",
-        )
-    return case
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} does not exist.", hint="Check the name of the case file.") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{path} is a folder.", hint=_FORM) from error
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror or error}.", hint=_FORM) from error
 
 
-def read_case(path: Path) -> list[Text]:
-    """The texts of a case. Raises UsageError where it is none."""
-    return load_case(path).texts()
+def _decoded(data: bytes, name: str) -> dict[str, Any]:
+    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if data.startswith(mark):  # as PowerShell writes it
+            data = data.decode(encoding, "replace").encode("utf-8", "replace")
+            break
+    if not data.strip():
+        raise UsageError(f"{name} is empty.", hint=_FORM)
+    try:
+        row = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        hint = f"{_FORM} Plain logs are read with --logs."
+        raise UsageError(f"{name} is no valid JSON: {error}.", hint=hint) from error
+    if not isinstance(row, dict):
+        raise UsageError(f"{name} holds no JSON object.", hint=_FORM)
+    return row
 
 
-def _name(path: Path) -> str:
-    return "Standard input" if path == STDIN else path.name
+def _text(kind: str, value: Any, name: str, skipped: list[Skipped]) -> Text | None:
+    """One text; a kind that is not known is read as what it looks like."""
+    if value is None:
+        skipped.append(Skipped(what=kind, why="It is null in the case file."))
+        return None
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        value = "\n".join(one.removesuffix("\n") for one in value)
+    if not isinstance(value, str):
+        hint = f"Every kind of evidence holds a text. {_FORM}"
+        raise UsageError(f"In {name} «{kind}» is no text.", hint=hint)
+    data = value.encode("utf-8", "replace")
+    if kind in KINDS:
+        return Text(kind=kind, name=kind, data=data)
+    guess = kind_of_text([value[:_SAMPLE]], kind)
+    skipped.append(Skipped(what=kind, why=f"This kind of evidence is not known; it was read as {guess}."))
+    return Text(kind=guess, name=kind, data=data)
+
+
+def _readings(rows: Any, name: str) -> tuple[Reading, ...]:
+    if rows is None:
+        return ()
+    try:
+        return msgspec.convert(rows, tuple[Reading, ...])
+    except msgspec.ValidationError as error:
+        hint = "A reading has a name and a value or a gap, as narthex doctor bundle writes it."
+        raise UsageError(f"The «readings» of {name} can't be read: {error}.", hint=hint) from error
