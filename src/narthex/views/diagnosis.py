@@ -1,13 +1,211 @@
-"""A diagnosis as JSON and as text."""
+"""A diagnosis as JSON and as text for a terminal."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import msgspec
 
-from narthex.doctor.finding import Diagnosis
+from narthex import __version__
+from narthex.doctor.finding import SURE, Command, Diagnosis, Finding, Quote, Remedy, Severity, Skipped
+from narthex.models.header import printable
+from narthex.units import format_count, sentence
+from narthex.views.ink import Ink
+
+QUOTED = 3  # lines of evidence a finding shows; JSON has them all
+QUOTE_ROWS = 4  # rows of a terminal that one quoted line may take
+FACTS = 12
+_COLOURS = {
+    Severity.CRITICAL: "red",
+    Severity.ERROR: "red",
+    Severity.WARNING: "yellow",
+    Severity.INFO: "cyan",
+}
+_SURENESS = ((0.9, "certain"), (0.75, "very likely"), (SURE, "likely"), (0.3, "may be"), (0.0, "a guess"))
+
+
+def diagnosis_data(diagnosis: Diagnosis) -> dict[str, Any]:
+    """The documented form; fields may be added, never changed (``docs/reference/json.md``)."""
+    body = msgspec.to_builtins(diagnosis)
+    return {**body, "healthy": diagnosis.healthy, "version": __version__}
 
 
 def diagnosis_json(diagnosis: Diagnosis) -> str:
-    """The documented form: findings, facts, healthy, skipped."""
-    body = {**msgspec.to_builtins(diagnosis), "healthy": diagnosis.healthy}
-    return msgspec.json.format(msgspec.json.encode(body), indent=2).decode()
+    """The same as text."""
+    return as_json(diagnosis_data(diagnosis))
+
+
+def as_json(value: Any) -> str:
+    """Any data as a JSON document."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def verdict(diagnosis: Diagnosis) -> str:
+    """The whole answer in one line."""
+    trouble = [one for one in diagnosis.findings if one.is_trouble and not one.consequence_of]
+    if trouble:
+        more = len(trouble) - 1
+        return f"{sentence(headline(trouble[0]))}{f' And {more} more.' if more else ''}"
+    if any(one.is_trouble for one in diagnosis.findings):
+        return sentence(headline(next(one for one in diagnosis.findings if one.is_trouble)))
+    harmless = len(diagnosis.findings)
+    known = f" {format_count(harmless, 'thing')} to know, all harmless." if harmless else ""
+    if not diagnosis.facts and not harmless and diagnosis.skipped:
+        return "Nothing wrong was found, but little could be seen."
+    return f"Nothing is wrong, as far as can be seen.{known}"
+
+
+def headline(finding: Finding) -> str:
+    """Its title; that of a suspicion sounds like one."""
+    title = _clean(finding.title).rstrip(".")
+    return title if finding.confidence >= SURE else f"Maybe: {title}"
+
+
+def sureness(finding: Finding) -> str:
+    """«very likely, 80 %»."""
+    words = next(words for least, words in _SURENESS if finding.confidence >= least)
+    return f"{words}, {finding.confidence:.0%}".replace("%", " %")
+
+
+def diagnosis_text(diagnosis: Diagnosis, ink: Ink) -> str:
+    """The verdict, each root with what follows from it, then what is well, then what could not be told."""
+    parts = [ink.strong(ink.wrap(verdict(diagnosis)))]
+    number = 0
+    for finding in diagnosis.findings:
+        if finding.consequence_of:
+            parts.append(_consequence(finding, ink))
+        else:
+            number += 1
+            parts.append(finding_text(finding, ink, number))
+    parts += [_facts(diagnosis, ink), _skipped(diagnosis.skipped, ink)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def finding_text(finding: Finding, ink: Ink, number: int | None = None) -> str:
+    """One finding with its evidence, its rivals, and the way out."""
+    head = f"{number}. " if number is not None else ""
+    colour = _COLOURS[finding.severity]
+    about = f" ({_clean(finding.about)})" if finding.about and finding.about not in finding.title else ""
+    marks = f"{finding.severity.value} · {sureness(finding)} · {finding.cause}"
+    lines = [
+        ink.strong(ink.wrap(f"{headline(finding)}{about}", head)),
+        f"   {ink.tint(marks, colour)}",
+        "",
+        ink.wrap(_clean(finding.why), "   "),
+        "",
+        *_evidence(finding.evidence, ink, "   "),
+    ]
+    if finding.ruled_out:
+        lines.append("")
+        lines += [
+            ink.wrap(f"Not {one.cause}: {_clean(one.why)}", "   ", "     ") for one in finding.ruled_out
+        ]
+    lines += ["", *_remedy(finding.remedy, ink, "   ")]
+    return "\n".join(lines)
+
+
+def command_marks(command: Command) -> str:
+    """What has to be known before one types it."""
+    marks = ["safe"] if command.safe else ["interrupts"]
+    if command.root:
+        marks.append("needs root")
+    return ", ".join(marks)
+
+
+def _consequence(finding: Finding, ink: Ink) -> str:
+    marks = f"{finding.severity.value} · {sureness(finding)} · {finding.cause}"
+    lines = [
+        ink.wrap(f"Because of it: {headline(finding)}", "   → ", "     "),
+        f"     {ink.tint(marks, _COLOURS[finding.severity])}",
+        ink.wrap(_clean(finding.why), "     "),
+        *_evidence(finding.evidence[:1], ink, "     "),
+    ]
+    return "\n".join(lines)
+
+
+def _evidence(quotes: Sequence[Quote], ink: Ink, indent: str) -> Iterator[str]:
+    for quote in quotes[:QUOTED]:
+        time = f"  {quote.time}" if quote.time else ""
+        yield indent + ink.faint(f"{_clean(quote.source)}:{quote.line}{time}")
+        yield from _quoted(quote.text, ink, f"{indent}│ ")
+    if len(quotes) > QUOTED:
+        yield indent + ink.faint(
+            f"and {format_count(len(quotes) - QUOTED, 'line')} more (--json has them all)"
+        )
+
+
+def _quoted(text: str, ink: Ink, indent: str) -> list[str]:
+    """The line as it stands, only broken; of a very long one the beginning."""
+    rows = textwrap.wrap(
+        _clean(text),
+        max(20, ink.width - len(indent)),
+        break_on_hyphens=False,
+        replace_whitespace=False,
+        max_lines=QUOTE_ROWS,
+        placeholder=" …",
+    )
+    return [indent + row for row in rows] or [indent.rstrip()]
+
+
+def _remedy(remedy: Remedy, ink: Ink, indent: str) -> list[str]:
+    lines = [ink.wrap(f"What to do: {_clean(remedy.text)}", indent)]
+    lines += [
+        line
+        for number, command in enumerate(remedy.commands, 1)
+        for line in command_lines(command, ink, f"{indent}{number}. ")
+    ]
+    if remedy.verify or remedy.verify_commands:
+        check = _clean(remedy.verify) or "Run this and look."
+        lines.append(ink.wrap(f"It helped when: {check}", indent))
+        lines += [f"{indent}$ {_clean(command.text)}" for command in remedy.verify_commands]
+    return lines
+
+
+def command_lines(command: Command, ink: Ink, first: str) -> Iterator[str]:
+    """A step: its marks, the command in one line so that it can be copied, and its note."""
+    rest = " " * len(first)
+    colour = "red" if command.root else "green" if command.safe else "yellow"
+    marks = f"[{command_marks(command)}]"
+    lines = [_clean(line) for line in command.text.splitlines()]
+    if len(lines) == 1 and len(first) + len(marks) + 1 + len(lines[0]) <= ink.width:
+        yield f"{first}{ink.tint(marks, colour)} {lines[0]}"
+    else:
+        yield first + ink.tint(marks, colour)
+        yield from (rest + line for line in lines)
+    if command.note:
+        yield ink.faint(ink.wrap(f"({_clean(command.note)})", rest))
+
+
+def _facts(diagnosis: Diagnosis, ink: Ink) -> str:
+    if not diagnosis.facts:
+        return ""
+    shown = diagnosis.facts if diagnosis.healthy else diagnosis.facts[:FACTS]
+    lines = [ink.strong("As it should be:")]
+    lines += [ink.wrap(_clean(fact.text), "   ✓ ", "     ") for fact in shown]
+    if len(shown) < len(diagnosis.facts):
+        rest = len(diagnosis.facts) - len(shown)
+        lines.append("     " + ink.faint(f"and {format_count(rest, 'thing')} more (--json)"))
+    return "\n".join(lines)
+
+
+def _skipped(skipped: Sequence[Skipped], ink: Ink) -> str:
+    """Those with one reason are told together."""
+    if not skipped:
+        return ""
+    reasons: dict[str, list[str]] = {}
+    for one in skipped:
+        why = one.why.removeprefix("can't tell, because ")
+        reasons.setdefault(f"{why}{' (a fault of narthex)' if one.broke else ''}", []).append(one.what)
+    lines = [ink.strong("What could not be told:")]
+    for why, all_names in reasons.items():
+        names = list(dict.fromkeys(all_names))
+        told = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        lines.append(ink.wrap(f"{_clean(told)}: {_clean(why)}", "   – ", "     "))
+    return "\n".join(lines)
+
+
+def _clean(text: str) -> str:
+    """Safe for a terminal: a log may hold anything."""
+    return printable(text.replace("\t", " ").replace("\n", " ").rstrip("\r"))

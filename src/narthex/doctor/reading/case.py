@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
 from narthex.doctor.evidence import KINDS, Evidence, Reading
-from narthex.doctor.finding import Skipped
+from narthex.doctor.finding import Fact, Skipped
 from narthex.doctor.reading.kinds import kind_of_text
 from narthex.doctor.reading.scanner import read_evidence
 from narthex.doctor.reading.text import Text
@@ -19,6 +19,15 @@ from narthex.errors import UsageError
 
 _FORM = 'Give a JSON file of the form {"evidence": {"ollama_log": "…"}}.'
 _SAMPLE = 64 << 10
+T = TypeVar("T")
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several texts of a kind, as a bundle holds them."""
+
+    kind: str
+    name: str
+    text: str
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,12 +35,20 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
     texts: tuple[Text, ...] = ()
     readings: tuple[Reading, ...] = ()
+    facts: tuple[Fact, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     live: bool = False
 
     def evidence(self, signs: Sequence[Sign]) -> Evidence:
         """As rules look at it."""
-        return read_evidence(self.texts, signs, readings=self.readings, skipped=self.skipped, live=self.live)
+        return read_evidence(
+            self.texts,
+            signs,
+            readings=self.readings,
+            facts=self.facts,
+            skipped=self.skipped,
+            live=self.live,
+        )
 
 
 def read_case(path: Path, stdin: BinaryIO | None = None) -> list[Text]:
@@ -40,8 +57,9 @@ def read_case(path: Path, stdin: BinaryIO | None = None) -> list[Text]:
 
 
 def load_case(path: Path, stdin: BinaryIO | None = None) -> Case:
-    """A case: ``evidence`` with a text per kind, and what a bundle adds, ``readings`` and ``live``. ``-`` is
-    what comes on stdin. Raises UsageError where it is no case."""
+    """A case: ``evidence`` with a text per kind, and what a bundle adds: ``sources`` with their names,
+    ``readings``, ``facts``, ``skipped`` and ``live``. ``-`` is what comes on stdin. Raises UsageError where
+    it is no case."""
     name = "stdin" if str(path) == "-" else str(path)
     row = _decoded(_bytes(path, stdin), name)
     evidence = row.get("evidence")
@@ -52,11 +70,19 @@ def load_case(path: Path, stdin: BinaryIO | None = None) -> Case:
     texts = [
         text for kind, value in evidence.items() if (text := _text(kind, value, name, skipped)) is not None
     ]
-    readings = _readings(row.get("readings"), name)
+    for source in _rows(row.get("sources"), Source, "sources", name):
+        if (text := _text(source.kind, source.text, name, skipped)) is not None:
+            texts.append(msgspec.structs.replace(text, name=source.name))
     live = row.get("live", False)
     if not isinstance(live, bool):
         raise UsageError(f"In {name} «live» is neither true nor false.", hint="Leave it out, or correct it.")
-    return Case(texts=tuple(texts), readings=readings, skipped=tuple(skipped), live=live)
+    return Case(
+        texts=tuple(texts),
+        readings=_rows(row.get("readings"), Reading, "readings", name),
+        facts=_rows(row.get("facts"), Fact, "facts", name),
+        skipped=(*skipped, *_rows(row.get("skipped"), Skipped, "skipped", name)),
+        live=live,
+    )
 
 
 def _bytes(path: Path, stdin: BinaryIO | None) -> bytes:
@@ -107,11 +133,12 @@ def _text(kind: str, value: Any, name: str, skipped: list[Skipped]) -> Text | No
     return Text(kind=guess, name=kind, data=data)
 
 
-def _readings(rows: Any, name: str) -> tuple[Reading, ...]:
+def _rows(rows: Any, kind: type[T], what: str, name: str) -> tuple[T, ...]:
+    """What a bundle adds."""
     if rows is None:
         return ()
     try:
-        return msgspec.convert(rows, tuple[Reading, ...])
+        return tuple(msgspec.convert(rows, list[kind]))  # type: ignore[valid-type]
     except msgspec.ValidationError as error:
-        hint = "A reading has a name and a value or a gap, as narthex doctor bundle writes it."
-        raise UsageError(f"The «readings» of {name} can't be read: {error}.", hint=hint) from error
+        hint = "Give it as narthex doctor bundle writes it."
+        raise UsageError(f"The «{what}» of {name} can't be read: {error}.", hint=hint) from error
