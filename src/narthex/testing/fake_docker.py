@@ -17,22 +17,23 @@ import socketserver
 import struct
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from narthex.testing.docker.container import FakeContainer, Program
+from narthex.testing.docker.container import FakeContainer, Program, Row
 from narthex.testing.docker.shapes import listed, mount_of, selected, text_of
 
 _API = "1.47"
 _VERSION = {"Version": "27.5.1", "ApiVersion": _API, "MinAPIVersion": "1.24", "Os": "linux", "Arch": "amd64"}
 
 Answer = tuple[int, Any]
-"""Status, and what is sent: bytes as they are, a tuple of them piece by piece, None for nothing, all else as
-JSON."""
+"""Status, and what is sent: bytes as they are, a tuple or an iterator of them piece by piece, None for
+nothing, all else as JSON."""
 
 
 class Refused(Exception):
@@ -128,11 +129,22 @@ class FakeDocker:
 
     def _logs(self, name: str, query: dict[str, str], body: Any) -> Answer:
         container = self.find(name)
-        rows = selected(container.rows, query)
-        texts = [(row.stream, text_of(row, query.get("timestamps") == "1")) for row in rows]
-        if container.facts()["Config"].get("Tty"):
-            return 200, b"".join(text for _, text in texts)
-        return 200, b"".join(struct.pack(">BxxxL", stream, len(text)) + text for stream, text in texts)
+        if query.get("follow") == "1":
+            return 200, self._following(container, query)
+        return 200, b"".join(_frame(container, row, query) for row in selected(container.rows, query))
+
+    def _following(self, container: FakeContainer, query: dict[str, str]) -> Iterator[bytes]:
+        """The lines as they come, until the container ends."""
+        given = len(container.rows)
+        yield from (_frame(container, row, query) for row in selected(container.rows[:given], query))
+        while True:
+            lives = container.running
+            rows = container.rows[given:]
+            given += len(rows)
+            yield from (_frame(container, row, query) for row in rows)
+            if not lives:
+                return
+            time.sleep(0.02)
 
     def _start(self, name: str, query: dict[str, str], body: Any) -> Answer:
         container = self.find(name)
@@ -257,6 +269,13 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Answer]], ...] = (
 )
 
 
+def _frame(container: FakeContainer, row: Row, query: Mapping[str, str]) -> bytes:
+    """A line as it is sent: with its stream's number and length before it, but for a container with a tty."""
+    text = text_of(row, query.get("timestamps") == "1")
+    tty = container.facts()["Config"].get("Tty")
+    return text if tty else struct.pack(">BxxxL", row.stream, len(text)) + text
+
+
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     daemon: FakeDocker
@@ -278,7 +297,7 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             self.send_response(status)
             self.send_header("Api-Version", _API)
-            if isinstance(answer, tuple):
+            if isinstance(answer, tuple | Iterator):
                 self._send_pieces(answer)
             else:
                 self._send_whole(status, answer)
@@ -291,12 +310,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(raw)
 
-    def _send_pieces(self, pieces: tuple[bytes, ...]) -> None:
-        """Chunked, as the daemon sends what has no end; here it has one."""
+    def _send_pieces(self, pieces: Iterable[bytes]) -> None:
+        """Chunked, as the daemon sends what has no end; here it may have one."""
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for piece in (*pieces, b""):
+        for piece in pieces:
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        self.wfile.write(b"0\r\n\r\n")
 
     do_GET = do_POST = do_DELETE = do_HEAD = _serve
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -116,3 +117,18 @@ def test_without_the_library_that_is_said(host: Callable[..., Scope]) -> None:
     found = ask(init=12)
     assert row(found, "nvml.status").value == "LIBRARY_NOT_FOUND"
     assert "libnvidia-ml.so.1 is not found" in row(found, "nvml.status").text
+
+
+def test_a_tenant_that_is_comfyui_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "comfy").mkdir()
+    (tmp_path / "main.py").write_text("print('up', flush=True); import time; time.sleep(300)")
+    process = subprocess.Popen([sys.executable, "main.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        tenant = row(ask(cards=[ADA | {"processes": [[process.pid, GIB]]}]), "gpu.process", str(process.pid))
+        assert tenant.value["service"] == "comfyui"
+        assert tenant.value["name"].endswith(" (ComfyUI)")
+    finally:
+        process.kill()
+        process.wait()

@@ -36,23 +36,32 @@ def test_memory_and_swap(host: Host) -> None:
     assert ram.value["total_bytes"] == 65697228 * 1024
     assert ram.value["swap_free_bytes"] == 2097148 * 1024
     assert ram.text == "50.1 GiB of 62.7 GiB available, 0 KiB of 2.00 GiB swap in use"
-    assert row(found, "cgroup.oom_kills", "this machine").value == 0
+    assert row(found, "kernel.oom_kills", "this machine").value == 0
     assert [fact.text for fact in found.facts] == [f"Memory: {ram.text}."]
 
 
-def test_who_was_ended_for_memory_is_named_by_unit_and_container(host: Host) -> None:
+def test_who_was_ended_for_memory_is_named_by_unit_and_container(fake_docker: FakeDocker, host: Host) -> None:
+    told = box("comfyui") | {"Id": "4f1c9f0f8a1b2c3d4e5f60718293a4b5c6d7e8f90112233445566778899aabbc"}
+    fake_docker.add(told, start=False)
     found = memory.collect(host("killed_for_memory"))
-    assert row(found, "cgroup.oom_kills", "this machine").value == 3
+    assert row(found, "kernel.oom_kills", "this machine").value == 4
     unit = row(found, "cgroup.oom_kills", "ollama.service")
     assert unit.value == 1
-    assert "system.slice/ollama.service/memory.events: oom_kill 1" in unit.text
-    assert row(found, "cgroup.oom_kills", "4f1c9f0f8a1b").value == 2
+    assert "system.slice/ollama.service/memory.events has oom_kill 1" in unit.text
+    assert row(found, "cgroup.oom_kills", "comfyui").value == 2
+    assert row(found, "kernel.oom_kills", "firefox.scope").value == 1  # not of this stack
+
+
+@pytest.mark.usefixtures("no_docker")
+def test_a_container_that_nobody_can_name_is_not_taken_for_one_of_the_stack(host: Host) -> None:
+    found = memory.collect(host("killed_for_memory"))
+    assert row(found, "kernel.oom_kills", "4f1c9f0f8a1b").value == 2
 
 
 def test_a_kernel_that_counts_nothing(tmp_path: Path) -> None:
     found = memory.collect(Scope(root=tmp_path))
     assert row(found, "ram").gap == "can't tell, because /proc/meminfo can't be read"
-    assert "/proc/vmstat does not count them" in row(found, "cgroup.oom_kills", "this machine").gap
+    assert "/proc/vmstat does not count them" in row(found, "kernel.oom_kills", "this machine").gap
 
 
 @pytest.mark.usefixtures("no_docker")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -133,3 +134,24 @@ def test_what_is_public(address: str, public: bool) -> None:
 def test_a_recorded_tree_has_no_sockets(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)):
         assert ports.collect(Scope(root=tmp_path)) == Collected()
+
+
+@pytest.mark.usefixtures("no_docker")
+def test_a_runner_of_ollama_is_not_taken_for_a_server_of_its_own(tmp_path: Path) -> None:
+    runner, server = tmp_path / "llama-server", tmp_path / "ollama"
+    for program in (runner, server):
+        program.symlink_to(sys.executable)
+    script = "import subprocess, sys; subprocess.run([sys.argv[1], '-c', sys.argv[2], '127.0.0.1'])"
+    process = subprocess.Popen(
+        [str(server), "-c", script, str(runner), LISTEN],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        assert not [row for row in ports.collect(Scope()).readings if row.about == port]
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

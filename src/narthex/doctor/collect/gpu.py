@@ -9,6 +9,7 @@ import msgspec
 from narthex.doctor.collect.collected import Collected, gap
 from narthex.doctor.collect.nvml_child import CardSeen, NvmlSeen
 from narthex.doctor.collect.pci import find_cards
+from narthex.doctor.collect.ports import TITLES, service_of
 from narthex.doctor.collect.scope import Scope
 from narthex.doctor.evidence import Reading
 from narthex.doctor.finding import Fact
@@ -41,7 +42,7 @@ def collect(scope: Scope) -> Collected:
     count = Reading(
         name="gpu.count", value=len(seen.cards), text=f"NVML lists {len(seen.cards)} cards: {names or 'none'}"
     )
-    rows = [reading for card in seen.cards for reading in _card(card)]
+    rows = [reading for card in seen.cards for reading in _card(scope, card)]
     return Collected(readings=(status, count, *rows), facts=tuple(_facts(seen)))
 
 
@@ -66,7 +67,7 @@ def _refused(seen: NvmlSeen) -> Reading:
     return Reading(name="nvml.status", value=seen.status, text=text)
 
 
-def _card(card: CardSeen) -> Iterator[Reading]:
+def _card(scope: Scope, card: CardSeen) -> Iterator[Reading]:
     about = str(card.index)
     if card.facts is None:
         text = (
@@ -76,10 +77,17 @@ def _card(card: CardSeen) -> Iterator[Reading]:
         return
     yield _memory(card, card.facts)
     for tenant in card.facts.processes:
-        who = tenant.name or "a process that can't be seen"
+        service = service_of(tenant.pid) if scope.is_this_machine else ""
+        name = f"{tenant.name} ({TITLES[service]})" if service == "comfyui" else tenant.name or ""
+        who = name or "a process that can't be seen"
         yield Reading(
             name="gpu.process",
-            value={"card": card.index, "name": tenant.name or "", "vram_bytes": tenant.vram_bytes},
+            value={
+                "card": card.index,
+                "name": name,
+                "service": service,
+                "vram_bytes": tenant.vram_bytes,
+            },
             text=f"card {about}: {who} (PID {tenant.pid}) holds {format_size(tenant.vram_bytes)}",
             about=str(tenant.pid),
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from narthex.doctor.collect.collected import Collected, gap
+from narthex.doctor.collect.docker_view import WAIT_S, docker_view
 from narthex.doctor.collect.scope import Scope
 from narthex.doctor.evidence import Reading
 from narthex.doctor.finding import Fact
@@ -15,11 +16,13 @@ from narthex.host.limits import memory_limit
 from narthex.units import format_size
 
 NAME = "memory"
-TIME_S = 1.5
+TIME_S = WAIT_S
 
 _CGROUPS = "/sys/fs/cgroup"
 _DEEPEST = 8  # levels of groups: kubepods/burstable/pod…/… has six
 _MOST = 4000  # groups that are looked at
+_CONTAINER = re.compile(r"[0-9a-f]{64}")
+_OURS = re.compile(r"ollama|llama|comfy|web-?ui", re.IGNORECASE)
 _ENDED = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 _FILES = ("memory.events.local", "memory.events", "memory.oom_control")  # version 2, older, version 1
 
@@ -63,10 +66,10 @@ def _machine(scope: Scope) -> Reading:
     found = _ENDED.search(scope.read("/proc/vmstat") or "")
     if found is None:
         return gap(
-            "cgroup.oom_kills", "/proc/vmstat does not count them (kernels before 4.13)", "this machine"
+            "kernel.oom_kills", "/proc/vmstat does not count them (kernels before 4.13)", "this machine"
         )
     text = f"/proc/vmstat: oom_kill {found[1]} (processes ended for memory since the machine was started)"
-    return Reading(name="cgroup.oom_kills", value=int(found[1]), text=text, about="this machine")
+    return Reading(name="kernel.oom_kills", value=int(found[1]), text=text, about="this machine")
 
 
 def _groups(scope: Scope) -> Iterator[Reading]:
@@ -79,9 +82,11 @@ def _groups(scope: Scope) -> Iterator[Reading]:
             continue
         if found is None or not int(found[1]):
             continue
+        name, ours = _whose(scope, folder)
         shown = f"{_CGROUPS}/{folder.relative_to(base)}/{kind}"
-        text = f"{shown}: oom_kill {found[1]} (processes ended for memory since the group was made)"
-        yield Reading(name="cgroup.oom_kills", value=int(found[1]), text=text, about=_name(folder))
+        text = f"{name}: {shown} has oom_kill {found[1]} (ended for memory since the group was made)"
+        key = "cgroup.oom_kills" if ours else "kernel.oom_kills"
+        yield Reading(name=key, value=int(found[1]), text=text, about=name)
 
 
 def _folders(base: Path) -> Iterator[tuple[Path, str]]:
@@ -98,7 +103,11 @@ def _folders(base: Path) -> Iterator[tuple[Path, str]]:
             return
 
 
-def _name(folder: Path) -> str:
-    """A unit's name, or the first twelve digits of a container's id."""
-    found = re.search(r"[0-9a-f]{64}", folder.name)
-    return found[0][:12] if found else folder.name
+def _whose(scope: Scope, folder: Path) -> tuple[str, bool]:
+    """(the unit's or container's name, whether it belongs to the stack)."""
+    found = _CONTAINER.search(folder.name)
+    if found is None:
+        return folder.name, _OURS.search(folder.name) is not None
+    containers = {each.id: each for each in docker_view(scope).containers}
+    container = containers.get(found[0])
+    return (container.name, container.role != "other") if container else (found[0][:12], False)

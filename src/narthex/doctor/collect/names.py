@@ -23,7 +23,8 @@ NAMES: dict[str, str] = {
     '"" none), fallen_off (bool; None unknown), runtime_status',
     "gpu.count": "int: cards that NVML lists",
     "gpu.memory": "dict per card (about its index): name, uuid, pci, total_bytes, used_bytes, free_bytes",
-    "gpu.process": "dict per tenant (about its PID): card, name, vram_bytes",
+    "gpu.process": "dict per tenant (about its PID): card, name («python3 (ComfyUI)» where it is known), "
+    "service (as of a listener), vram_bytes",
     "gpu.ecc": "dict per card: uncorrectable, corrected (since the last reset), pending_retirement",
     "gpu.persistence": "bool per card",
     "gpu.throttle": "list of str per card: why it runs slower than it could",
@@ -33,8 +34,10 @@ NAMES: dict[str, str] = {
     "cpu.flags": "list of str: avx, avx2, avx512f, f16c, fma as far as there",
     # memory, disk, network
     "ram": "dict: total_bytes, available_bytes, swap_total_bytes, swap_free_bytes",
-    "cgroup.oom_kills": "int: processes that the kernel ended for memory since it was started: about «this "
-    "machine» of all, about a unit's or container's name of those in its cgroup",
+    "cgroup.oom_kills": "int per unit or container of the stack (about its name): processes in its cgroup "
+    "that the kernel ended for memory since the group was made",
+    "kernel.oom_kills": "int: the same of anyone: about «this machine» since it was started, about another "
+    "group of those in it",
     "disk": "dict per folder (about its path): total_bytes, free_bytes, inodes_total, inodes_free, "
     "read_only, what (Ollama's models, Docker's root, …)",
     "listener": "dict per port (about): addresses, public (bool), process, pid, service (ollama, openwebui, "

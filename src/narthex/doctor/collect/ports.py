@@ -17,14 +17,14 @@ from narthex.doctor.finding import Fact
 from narthex.engines.ollama import processes
 from narthex.engines.ollama.address import DEFAULT_PORT, parse_host
 from narthex.host.listeners import Socket, every_listener
-from narthex.host.processes import PROC, command_line, name_of, open_files, pids
+from narthex.host.processes import PROC, command_line, name_of, open_files, parent_of, pids
 
 NAME = "ports"
 TIME_S = WAIT_S
 
 USUAL = {DEFAULT_PORT: "ollama", 8188: "comfyui"}  # ports that name their service
 SHARED = (3000, 8080)  # of OpenWebUI and llama-server, and of many others
-_TITLES = {"ollama": "Ollama", "openwebui": "OpenWebUI", "comfyui": "ComfyUI", "llama_server": "llama-server"}
+TITLES = {"ollama": "Ollama", "openwebui": "OpenWebUI", "comfyui": "ComfyUI", "llama_server": "llama-server"}
 _FORWARDERS = ("docker-proxy", "rootlessport", "rootlesskit", "slirp4netns", "pasta")
 
 
@@ -64,7 +64,7 @@ def service_of(pid: int) -> str:
     words = command_line(pid)
     names = [Path(word).name.lower() for word in words[:4]]
     if "llama-server" in names or name_of(pid) == "llama-server":
-        return "llama_server"
+        return "" if processes.is_ollama(parent_of(pid)) else "llama_server"  # Ollama's runners are its own
     if any("open-webui" in name or "open_webui" in name for name in names):
         return "openwebui"
     return "comfyui" if _is_comfyui(pid, words) else ""
@@ -102,7 +102,7 @@ def _holder(port: int, rows: list[Socket], holders: dict[str, int], published: d
     name = name_of(pid) if pid is not None else ""
     role = published.get(port, "")
     if role and (pid is None or name in _FORWARDERS):
-        return Holder(pid=pid, process=name, service=role if role in _TITLES else "", told_by="container")
+        return Holder(pid=pid, process=name, service=role if role in TITLES else "", told_by="container")
     if pid is not None:
         return Holder(pid=pid, process=name, service=service_of(pid), told_by="process")
     return Holder(service=USUAL.get(port, ""), told_by="port" if port in USUAL else "")
@@ -123,7 +123,7 @@ def _reading(port: int, rows: list[Socket], holder: Holder) -> Reading:
 
 
 def _who(holder: Holder) -> str:
-    title = _TITLES.get(holder.service, "")
+    title = TITLES.get(holder.service, "")
     if holder.pid is not None:
         process = f"{holder.process} (PID {holder.pid})"
         return f"{title}: {process}" if title else process
@@ -148,6 +148,6 @@ def _own_port() -> int:
 
 def _facts(readings: list[Reading]) -> Iterator[Fact]:
     for row in readings:
-        title = _TITLES.get(row.value["service"])
+        title = TITLES.get(row.value["service"])
         if title and not row.value["public"] and row.value["told_by"] != "port":
             yield Fact(text=f"{title} listens for this machine only, on port {row.about}.")
