@@ -35,7 +35,8 @@ _OTHER = re.compile(
 PATH = re.compile(r"(?P<path>(?:/|[A-Za-z]:\\)[^\s:\"']+)(?:: |\"|'|$)")
 _SIZE = r"[\d.]+[KMGTP]?i?B?"
 DF = re.compile(
-    rf"^(?P<device>\S+) (?P<size>{_SIZE}) (?P<used>{_SIZE}) (?P<free>{_SIZE}) (?P<percent>\d+)% (?P<mount>/\S*)$"
+    rf"^(?P<device>\S+) (?P<size>{_SIZE}) (?P<used>{_SIZE}) (?P<free>{_SIZE}) "
+    r"(?P<percent>\d+)% (?P<mount>/\S*)$"
 )
 _NO_DISK = re.compile(
     r"^(?:/dev/loop|tmpfs|devtmpfs|squashfs|efivarfs|udev|none|overlay\b)|/snap/", re.IGNORECASE

@@ -14,10 +14,7 @@ from narthex.doctor.sign import Sign
 
 LOOKUP = Sign(
     r"\blookup (?P<name>[\w.-]+?)\.?(?: on (?P<resolver>\[?[\w.:%-]+\]?:\d+))?: "
-    r"(?P<why>no such host|server misbehaving|i/o timeout|Temporary failure in name resolution|no answer.*"
-    r"|getaddrinfow: .*|(?:read|write|dial) (?:udp|tcp) .*|.*connection refused|cannot unmarshal DNS.*"
-    r"|operation was canceled"
-    r"|device or resource busy|Name or service not known|Try again|.*)",
+    r"(?P<why>[^\"]+)",
     words=["lookup "],
 )
 OTHERS = Sign(
