@@ -92,7 +92,7 @@ def wrong_words(words: list[str], line: str) -> Iterator[str]:
         return
     command: click.Command = importlib.import_module(f"narthex.cli.commands.{verb}").command
     name, rest = verb, words[1:]
-    while isinstance(command, click.Group) and rest and re.fullmatch(r"[a-z-]+", rest[0]):
+    while isinstance(command, click.Group) and rest and re.fullmatch(r"[a-z][a-z-]*", rest[0]):
         below = command.get_command(click.Context(command), rest[0])
         if below is None:
             yield f"«{line}»: {name} has no «{rest[0]}»"

@@ -1,4 +1,5 @@
-"""Writes ``docs/reference/`` from the tables of the program. ``--check`` only says what is stale.
+"""Writes ``docs/reference/`` and ``docs/causes/`` from the tables of the program. ``--check`` only says what
+is stale.
 
 python docs/generate.py [--check]
 """
@@ -15,17 +16,22 @@ import click
 
 from narthex import errors, settings
 from narthex.cli.main import COMMANDS
+from narthex.doctor.rules import RULES
 from narthex.engines.ollama import options
 from narthex.engines.ollama.variables import OF_KNOBS
 from narthex.errors import ExitCode, NarthexError
 from narthex.knobs import KNOBS, KnobValues
 from narthex.outcomes import Outcome
 from narthex.policy.records import NAMED_SECTIONS, SECTIONS, keys_of
+from narthex.views.cause_page import index_markdown, page_markdown
 from narthex.views.text import OUTCOME_WORDS
 
-FOLDER = Path(__file__).resolve().parent / "reference"
+FOLDER = Path(__file__).resolve().parent
 NOTE = (
     "<!-- Written by docs/generate.py from the tables of the program. Change those, then `make docs`. -->\n"
+)
+CAUSES_NOTE = (
+    "<!-- Written by docs/generate.py from the rules of the doctor. Change those, then `make docs`. -->\n"
 )
 KNOBS_HEAD = """# Knobs
 
@@ -76,14 +82,25 @@ EXIT_WORDS = {
 
 
 def pages() -> dict[str, str]:
-    """File name → text of every generated page."""
+    """Path below ``docs/`` → text of every generated page."""
     return {
-        "commands.md": commands(),
-        "knobs.md": knobs(),
-        "settings.md": settings_page(),
-        "narthex-toml.md": policy_page(),
-        "outcomes.md": outcomes(),
-        "exit-codes.md": exit_codes(),
+        "reference/commands.md": commands(),
+        "reference/knobs.md": knobs(),
+        "reference/settings.md": settings_page(),
+        "reference/narthex-toml.md": policy_page(),
+        "reference/outcomes.md": outcomes(),
+        "reference/exit-codes.md": exit_codes(),
+        **causes(),
+    }
+
+
+def causes() -> dict[str, str]:
+    """What the doctor can name: an index, and a page for each rule."""
+    known = {rule.slug for rule in RULES}
+    pages = {f"causes/{rule.slug}.md": page_markdown(rule, known) for rule in RULES}
+    return {
+        name: f"{CAUSES_NOTE}\n{text}"
+        for name, text in {"causes/README.md": index_markdown(RULES), **pages}.items()
     }
 
 
@@ -251,20 +268,24 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def main(words: list[str]) -> int:
-    """Write the pages, or with ``--check`` name the stale ones."""
+    """Write the pages, take away those of causes that are no more; with ``--check`` name the stale ones."""
     check = "--check" in words
-    stale = []
-    FOLDER.mkdir(exist_ok=True)
-    for name, text in pages().items():
+    texts = pages()
+    gone = [path for path in FOLDER.glob("causes/*.md") if f"causes/{path.name}" not in texts]
+    stale = [f"causes/{path.name}" for path in gone]
+    for name, text in texts.items():
         path = FOLDER / name
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             continue
         stale.append(name)
         if not check:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
     if check and stale:
-        sys.stderr.write(f"stale in docs/reference: {', '.join(stale)}; run «make docs»\n")
+        sys.stderr.write(f"stale in docs: {', '.join(stale)}; run «make docs»\n")
         return 1
+    for path in gone:
+        path.unlink()
     return 0
 
 

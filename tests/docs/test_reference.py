@@ -14,6 +14,10 @@ import pytest
 from narthex.cli.holdings import Held
 from narthex.cli.main import COMMANDS, LazyGroup
 from narthex.cli.main import command as narthex
+from narthex.doctor.evidence import Reading
+from narthex.doctor.finding import Command, Diagnosis, Finding, Quote, Remedy, Request
+from narthex.doctor.rule import Rule
+from narthex.doctor.rules import RULES
 from narthex.engines.ollama.options import NAMES
 from narthex.engines.ollama.variables import OF_KNOBS
 from narthex.errors import ExitCode
@@ -23,6 +27,7 @@ from narthex.profiles.profile import Profile
 from narthex.settings import SETTINGS
 from narthex.testing.studies import study_result
 from narthex.trials.soak import SoakReport, SoakSample
+from narthex.views.cause_page import ROWS
 from narthex.views.json import tune_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +90,20 @@ def section_of(text: str, verb: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("verb", "record"), [("profile", Profile), ("soak", SoakReport), ("soak", SoakSample), ("models", Held)]
+    ("verb", "record"),
+    [
+        ("profile", Profile),
+        ("soak", SoakReport),
+        ("soak", SoakSample),
+        ("models", Held),
+        ("doctor", Diagnosis),
+        ("doctor", Finding),
+        ("doctor", Quote),
+        ("doctor", Remedy),
+        ("doctor", Command),
+        ("doctor", Request),
+        ("doctor", Reading),
+    ],
 )
 def test_every_field_of_a_record_that_is_printed_whole_is_documented(
     verb: str, record: type[msgspec.Struct]
@@ -115,6 +133,17 @@ def test_what_to_do_is_told_of_every_outcome_that_an_ollama_can_end_in() -> None
     never = {Outcome.DONE, Outcome.INTERRUPTED, Outcome.UNSUPPORTED_FLAG, Outcome.PORT_IN_USE}
     for outcome in set(Outcome) - never:
         assert f"`{outcome.value}`" in text, outcome
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.slug)
+def test_every_cause_has_its_page_with_the_same_little_table(rule: Rule) -> None:
+    text = (ROOT / "docs" / "causes" / f"{rule.slug}.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1].strip(" *") for line in text.splitlines() if line.startswith("| **")]
+    assert tuple(rows) == ROWS
+    for row in rows[:5]:
+        assert f"| **{row}** | – |" not in text, row
+    index = (ROOT / "docs" / "causes" / "README.md").read_text(encoding="utf-8")
+    assert f"]({rule.slug}.md)" in index
 
 
 def test_every_package_is_in_the_architecture_page() -> None:
