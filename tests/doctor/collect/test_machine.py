@@ -47,7 +47,7 @@ def test_who_was_ended_for_memory_is_named_by_unit_and_container(fake_docker: Fa
     assert row(found, "kernel.oom_kills", "this machine").value == 4
     unit = row(found, "cgroup.oom_kills", "ollama.service")
     assert unit.value == 1
-    assert "system.slice/ollama.service/memory.events has oom_kill 1" in unit.text
+    assert "system.slice/ollama.service/memory.events counts 1 process ended" in unit.text
     assert row(found, "cgroup.oom_kills", "comfyui").value == 2
     assert row(found, "kernel.oom_kills", "firefox.scope").value == 1  # not of this stack
 

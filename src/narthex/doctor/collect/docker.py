@@ -77,10 +77,10 @@ def _told(view: DockerView, settings: list[_File]) -> Iterator[Reading]:
         said = ", ".join(value) if isinstance(value, list) else value
         yield Reading(name=name, value=value, text=f"docker info: {words} {said or 'none'}")
     rootless = any("rootless" in str(option) for option in info.get("SecurityOptions") or ())
-    text = f"Docker runs {'without root (rootless)' if rootless else 'as root'}"
+    text = f"the Docker engine has {'no rights of root (rootless)' if rootless else 'the rights of root'}"
     yield Reading(name="docker.rootless", value=rootless, text=text)
     where = "in the virtual machine of Docker Desktop" if view.is_desktop else "on this machine itself"
-    yield Reading(name="docker.desktop", value=view.is_desktop, text=f"Docker runs {where}")
+    yield Reading(name="docker.desktop", value=view.is_desktop, text=f"the Docker engine is {where}")
 
 
 def _installs(scope: Scope) -> Iterator[Reading]:

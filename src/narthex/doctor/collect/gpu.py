@@ -36,7 +36,7 @@ def collect(scope: Scope) -> Collected:
     if isinstance(seen, Reading):
         return Collected(readings=(seen, gap("gpu.count", "NVML does not answer")))
     if seen.status != "ok":
-        return Collected(readings=(_refused(seen), gap("gpu.count", f"NVML says {seen.status}")))
+        return Collected(readings=(_refused(seen), gap("gpu.count", "NVML can't be used")))
     status = Reading(name="nvml.status", value="ok", text=f"NVML works, driver {seen.driver}")
     names = ", ".join(card.facts.name for card in seen.cards if card.facts)
     count = Reading(

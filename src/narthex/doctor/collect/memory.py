@@ -68,8 +68,13 @@ def _machine(scope: Scope) -> Reading:
         return gap(
             "kernel.oom_kills", "/proc/vmstat does not count them (kernels before 4.13)", "this machine"
         )
-    text = f"/proc/vmstat: oom_kill {found[1]} (processes ended for memory since the machine was started)"
+    text = f"/proc/vmstat counts {_ended(int(found[1]))} since the machine was started"
     return Reading(name="kernel.oom_kills", value=int(found[1]), text=text, about="this machine")
+
+
+def _ended(count: int) -> str:
+    """In words of our own: a count of zero must not read like a line of the oom-killer."""
+    return f"{count} {'process' if count == 1 else 'processes'} ended for want of memory"
 
 
 def _groups(scope: Scope) -> Iterator[Reading]:
@@ -84,7 +89,7 @@ def _groups(scope: Scope) -> Iterator[Reading]:
             continue
         name, ours = _whose(scope, folder)
         shown = f"{_CGROUPS}/{folder.relative_to(base)}/{kind}"
-        text = f"{name}: {shown} has oom_kill {found[1]} (ended for memory since the group was made)"
+        text = f"{name}: {shown} counts {_ended(int(found[1]))} since the group was made"
         key = "cgroup.oom_kills" if ours else "kernel.oom_kills"
         yield Reading(name=key, value=int(found[1]), text=text, about=name)
 

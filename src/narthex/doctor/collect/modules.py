@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator
 
 from narthex.doctor.collect.collected import Collected, gap
+from narthex.doctor.collect.pci import find_cards
 from narthex.doctor.collect.scope import Scope
 from narthex.doctor.evidence import Reading
 from narthex.doctor.finding import Fact
@@ -13,7 +14,7 @@ from narthex.doctor.finding import Fact
 NAME = "kernel modules"
 TIME_S = 1.0
 
-_MODULES = ("nvidia", "nvidia_uvm", "nouveau", "amdgpu")
+_MODULES = ("nvidia", "nvidia_uvm", "nouveau")
 _LIST = "/proc/modules"
 _PARAMS = "/proc/driver/nvidia/params"
 _SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"  # the EFI specification's GUID
@@ -23,7 +24,8 @@ _NO_MODULES = f"there is no {_LIST}: this kernel loads no modules, or hides them
 def collect(scope: Scope) -> Collected:
     """From /proc/modules; /sys/module knows those that are built into the kernel, too."""
     listed = scope.read(_LIST)
-    readings = [_module(scope, name, listed) for name in _MODULES]
+    amd = any(card.vendor == "amd" for card in find_cards(scope) or ())
+    readings = [_module(scope, name, listed) for name in (*_MODULES, *(("amdgpu",) if amd else ()))]
     params = scope.read(_PARAMS)
     if params is not None:
         readings.append(Reading(name="nvidia.params", value=_rows(params), text=_said(params)))

@@ -7,7 +7,7 @@ NAMES: dict[str, str] = {
     "module.nvidia": "bool: the kernel module is loaded",
     "module.nvidia_uvm": "bool: likewise",
     "module.nouveau": "bool: likewise",
-    "module.amdgpu": "bool: likewise",
+    "module.amdgpu": "bool: likewise; where there is an AMD card",
     "module.nvidia_file": "bool: a driver module for the running kernel is on the disk",
     "secure_boot": "bool: the firmware lets only signed modules be loaded",
     "device.node": 'str per path (about "/dev/nvidia-uvm"): "ok", "missing", or the errno of an open for '

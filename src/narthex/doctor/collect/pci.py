@@ -112,7 +112,9 @@ def _readings(card: Card) -> list[Reading]:
     }
     rows = [Reading(name="pci.card", value=value, text=f"{name}: {driver}{state}{gone}", about=card.address)]
     if card.runtime_status:
-        text = f"{card.address} power/runtime_status: {card.runtime_status}"
+        # Another vendor's sleeping card is no trouble of the NVIDIA driver: it is told in other words.
+        how = "power/runtime_status" if card.vendor == "nvidia" else "power state"
+        text = f"{_NAMES[card.vendor]} card {card.address} {how}: {card.runtime_status}"
         rows.append(Reading(name="gpu.power", value=card.runtime_status, text=text, about=card.address))
     return rows
 
