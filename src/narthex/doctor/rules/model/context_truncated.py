@@ -10,7 +10,6 @@ from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.model.embedding_failure import FAILED, PATHS
 from narthex.doctor.rules.model.telling import is_later, quotes, times
 from narthex.doctor.sign import Sign
-from narthex.doctor.signs import ollama
 from narthex.doctor.story import loads, requests
 
 CUT = Sign(
@@ -41,6 +40,8 @@ CEILING = Sign(
     r" requested=(?P<old>\d+)",
     words=["too large for model", "training context window"],
 )
+COUNTED = Sign(r"prompt_eval_count\"?[:=] ?(?P<prompt>\d+)")
+_CLIENTS = ("client_error", "commands", "openwebui_log")
 DEFAULTS = (2048, 4096, 8192, 32768)
 _SMALL = 1.25  # a prompt that is little longer loses little
 
@@ -52,7 +53,8 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     ceiling = evidence.hits(CEILING)
     hits = cut or refused
     if not hits:
-        yield from _ceiling_alone(ceiling)
+        yield from _by_count(evidence)
+        yield from _ceiling_alone(evidence, ceiling)
         return
     longest = max((hit for hit in hits if _tokens(hit)), key=_tokens, default=hits[0])
     limit, prompt = _limit(longest), _tokens(longest)
@@ -79,17 +81,43 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def _ceiling_alone(ceiling: Sequence[Hit]) -> Iterator[Finding]:
-    """Asking for more than the model was trained for harms nothing by itself."""
+def _by_count(evidence: Evidence) -> Iterator[Finding]:
+    """An answer that counts just as many prompt tokens as a context holds, or half of one and two more."""
+    full = {2048, 4096, 8192, 16384, 32768, 65536, 131072}
+    half = {ctx // 2 + 2 for ctx in full}
+    hits = [hit for hit in evidence.hits(COUNTED) if int(hit["prompt"]) in full | half]
+    if hits:
+        count = int(hits[0]["prompt"])
+        yield Finding(
+            cause="context_truncated",
+            title="The prompt seems to be cut to the context",
+            severity=Severity.WARNING,
+            confidence=0.6,
+            evidence=quotes(hits),
+            why=f"The answer counts {count} prompt tokens: "
+            + (
+                f"just a context of {count}."
+                if count in full
+                else f"half of a context of {2 * count - 4}, and two."
+            )
+            + " A prompt of just that length is unlikely; one that was cut has it.",
+            remedy=_remedy(count, ()),
+        )
+
+
+def _ceiling_alone(evidence: Evidence, ceiling: Sequence[Hit]) -> Iterator[Finding]:
+    """Asking for more than the model was trained for harms nothing by itself. It does where a client tells of
+    a prompt that was forgotten."""
     if not ceiling:
         return
+    told = evidence.search(r"truncat|forg[eo]t|cut (?:off|short)|context (?:length|window|size)", *_CLIENTS)
     asked, most = ceiling[-1]["asked"] or ceiling[-1]["old"], ceiling[-1]["most"]
     yield Finding(
         cause="context_truncated",
         title="More context was asked for than the model can hold",
-        severity=Severity.INFO,
-        confidence=0.5,
-        evidence=quotes(ceiling, 1),
+        severity=Severity.WARNING if told else Severity.INFO,
+        confidence=0.6 if told else 0.5,
+        evidence=(*quotes(ceiling, 1), *quotes(told, 1)),
         why=f"{asked} tokens of context were asked for"
         + (f"; the model was trained for {most}, so Ollama takes that." if most else ".")
         + " No prompt was cut in these lines.",
@@ -134,9 +162,9 @@ def _why(evidence: Evidence, cut: Sequence[Hit], refused: Sequence[Hit], limit: 
         text += f" {limit} is a default of Ollama: nobody asked for a larger context."
     paths = _paths(evidence, [*cut, *refused])
     if any(path.startswith("/v1/") for path in paths):
-        text += " The requests came on /v1, where a client can't ask for a context."
+        text += " Requests came on /v1, where a client can't ask for a context."
     elif any(path in PATHS for path in paths):
-        text += " The requests were for embeddings: the pieces of text are too long for the model."
+        text += " Requests were for embeddings: there the pieces of text are too long for the model."
     return text
 
 
@@ -225,6 +253,6 @@ RULE = Rule(
         LookAlike(cause="owui_tools_fill_context", how="Tool descriptions alone fill the context."),
         LookAlike(cause="healthy", how="«context limit hit - shifting»: a long answer, which is normal."),
     ),
-    signs=(CUT, REFUSED, OLD_MESSAGES, CEILING, ollama.ACCESS),
+    signs=(CUT, REFUSED, OLD_MESSAGES, CEILING, COUNTED),
     check=check,
 )

@@ -14,7 +14,7 @@ PROJECTOR = Sign(r"(?:unknown|unsupported) model architecture:? ?['\"]?clip\b")
 CUT = Sign(
     r"(?:data is )?not within (?:the )?file bounds|exceeds file size|model is corrupted or incomplete"
     r"|file is truncated|unexpectedly reached end of file|failed to read (?:tensor|key-value|magic|model)"
-    r"|gguf_init_from\w+: failed to|tensor data (?:is )?(?:truncated|out of bounds)"
+    r"|gguf_init_from\w+: failed to (?!open)\w+|tensor data (?:is )?(?:truncated|out of bounds)"
     r"|unexpected end of (?:file|gguf)",
     words=["file bounds", "exceeds file size", "corrupted or incomplete", "is truncated", "end of file",
            "failed to read", "gguf_init_from", "tensor data", "end of gguf"],
@@ -31,9 +31,7 @@ SPLIT = Sign(
     r"|split file .*(?:not found|missing)",
     words=["gguf split", "split file", "invalid split", "missing split", "missing gguf split"],
 )
-MANIFEST = Sign(
-    r'msg="bad manifest"|corrupt manifests detected|invalid character .{1,12} looking for beginning'
-)
+MANIFEST = Sign(r'msg="bad manifest"|corrupt manifests detected')
 
 WHAT = {
     PROJECTOR: ("A projector was given as the "

@@ -11,11 +11,11 @@ from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.model.sequence import Again, keep_alive, payer, reloads
 from narthex.doctor.rules.model.telling import quotes, short, spoken
 from narthex.doctor.sign import Sign
+from narthex.doctor.signs import harmless
 
-NOT_BACK = Sign(r"gpu VRAM usage didn't recover within timeout")
 EXPIRED = Sign(r"timer expired, expiring to unload|runner expired event received", words=["expir"])
 _CLOCK = r"(?<![\d:])(?P<h>[01]?\d|2[0-3]):(?P<m>[0-5]\d):(?P<s>[0-5]\d)(?![\d:])"
-_JUST_OVER = 2.5  # times the keep-alive: a longer pause is no pattern, just a pause
+_JUST_OVER = 1.5  # times the keep-alive: a longer pause is no pattern, just a pause
 _ENOUGH = 2
 _DAY_S = 86_400
 
@@ -85,7 +85,7 @@ def _finding(evidence: Evidence, rows: Sequence[Again], kept: float) -> Finding:
 
 def _by_client(evidence: Evidence, kept: float) -> Iterator[Finding]:
     """The client's own times, where Ollama's log shows that a model was unloaded."""
-    unloaded = evidence.hits(NOT_BACK, EXPIRED)
+    unloaded = evidence.hits(harmless.NOT_BACK, EXPIRED)
     if not unloaded:
         return
     for source in {hit.entry.source for hit in evidence.search(_CLOCK, "client_error", "commands")}:
@@ -141,7 +141,7 @@ RULE = Rule(
             cause="vram_not_recovered", how="The wait for memory after an unload, at most five seconds."
         ),
     ),
-    signs=(NOT_BACK, EXPIRED),
+    signs=(EXPIRED,),
     explains=("vram_not_recovered",),
     check=check,
 )

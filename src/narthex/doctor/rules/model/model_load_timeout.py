@@ -19,7 +19,6 @@ GAVE_UP = Sign(
     r"(?!.*context (?:canceled|deadline))(?P<rest>.*)|llama runner did not start within"
 )
 _PROGRESS = re.compile(r"progress (\d+\.\d+)")
-DEFAULT_S = 300.0
 
 REMEDY = Remedy(
     text="Let Ollama wait longer, or make the load shorter: a faster disk, a smaller model, a local copy "
@@ -74,8 +73,8 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def _limit(evidence: Evidence) -> float:
-    """OLLAMA_LOAD_TIMEOUT of the last start, in seconds; its default where the log does not tell."""
+def _limit(evidence: Evidence) -> float | None:
+    """OLLAMA_LOAD_TIMEOUT of the last start, in seconds; None where the log does not tell."""
     told = next(
         (
             start.env["OLLAMA_LOAD_TIMEOUT"]
@@ -84,7 +83,7 @@ def _limit(evidence: Evidence) -> float:
         ),
         "",
     )
-    return go_seconds(told) or DEFAULT_S
+    return go_seconds(told)
 
 
 def _took(evidence: Evidence, hit: Hit) -> float | None:
@@ -95,8 +94,10 @@ def _took(evidence: Evidence, hit: Hit) -> float | None:
     return next((one.seconds for one in rows if one.entry.place in places), None)
 
 
-def _why(progress: str, took: float | None, limit: float, model: str) -> str:
-    text = f"The load of {model or 'the model'} did not end within Ollama's own limit ({spoken(limit)})"
+def _why(progress: str, took: float | None, limit: float | None, model: str) -> str:
+    text = f"The load of {model or 'the model'} did not end within Ollama's own limit" + (
+        f" ({spoken(limit)})" if limit else ""
+    )
     if took:
         text += f"; the request was answered with 500 after {spoken(took)}"
     if progress:

@@ -14,6 +14,7 @@ ARCHITECTURE = Sign(
     r"(?:unknown|unsupported) model architecture:? ?['\"]?(?!clip\b)(?P<name>[\w.-]+)"
     r"|unsupported architecture \"(?P<hf>\w+)\""
     r"|model architecture ['\"]?(?P<odd>[\w.-]+)['\"]? (?:is )?not supported"
+    r"|unexpected architecture type in GGUF file: '(?P<gguf>\w+)'|does not recognize this architecture"
 )
 TOO_OLD = Sign(
     r"requires a newer version of Ollama|pull model manifest: 412|is not supported by your version of Ollama"
@@ -33,7 +34,7 @@ SHAPE = Sign(
     r"|wrong number of tensors; expected \d+, got \d+"
     r"|has (?:wrong shape; expected|invalid ggml type)|invalid ggml type \d+"
     r"|key not found in model: (?P<key>\S+)"
-    r"|invalid n_rot: \d+, expected \d+|unknown (?:ggml|quantization) type"
+    r"|invalid n_rot: \d+, expected \d+|(?:unknown|unsupported) (?:ggml|quantization|tensor|gguf) type"
 )
 REMOVED = {"mllama": "Ollama 0.30 can no longer run it; pull the model anew, or stay with 0.24"}
 

@@ -16,7 +16,7 @@ NAMED = Sign(
     r"model ['\"`](?P<model>[^'\"`]*)['\"`] (?:was )?not found"
     r"|model ['\"`](?P<other>[^'\"`]+)['\"`] does not exist"
     r"|model not found, try pulling it first|model not found: ['\"`]?(?P<plain>[\w./:-]+)|\bmodel_not_found\b"
-    r"|model (?P<bare>[\w./:-]+) not found, try pulling",
+    r"|model (?P<bare>[\w./:-]+) not found, try pulling|your model is not found and you should pull",
     words=["not found", "does not exist", "model_not_found"],
 )
 PULL = Sign(
@@ -25,7 +25,13 @@ PULL = Sign(
 )
 BLOB = Sign(
     r"(?:open|stat) \S*blobs\S*sha256[-:]\w+\S*: (?:no such file|The system cannot find)"
-    r"|couldn't open model file.*no such file"
+    r"|couldn't open model file.*no such file|failed to open GGUF file.*(?:no such file|\(2\))"
+)
+CALL = Sign(
+    r"\b404\b.{0,120}/(?:api/(?:chat|generate|embed\w*)|v1/(?:chat/|comp|embed)\w*)"
+    r"|/(?:api/(?:chat|generate|embed\w*)|v1/(?:chat/|comp|embed)\w*)\S*.{0,60}\b404\b",
+    words=["404"],
+    kinds=("client_error", "openwebui_log", "commands", "docker_log"),
 )
 WEB = Sign(r"404 page not found")
 OWUI = Sign(r"Model not found\b", kinds=("openwebui_log", "docker_log", "client_error"))
@@ -41,14 +47,15 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         yield _blob_gone(evidence, blob, named)
         return
     refused = [one for one in requests(evidence) if one.works and one.status == MISSING]
-    hits = [*named, *pull] or ([] if evidence.has(WEB) else evidence.hits(OWUI))
+    calls = [hit for hit in evidence.hits(CALL) if "[GIN]" not in hit.entry.plain]
+    hits = [*named, *pull] or ([] if evidence.has(WEB) else [*calls, *evidence.hits(OWUI)])
     if not hits and not refused:
         return
     if not hits and evidence.has(WEB):
         return
     model = next((name for hit in hits if (name := _model(hit))), "")
     over = _over(evidence, hits, refused)
-    confidence = 0.95 if named or pull else 0.8 if refused else 0.5
+    confidence = 0.95 if named or pull else 0.8 if refused else 0.7 if calls else 0.5
     yield Finding(
         cause="model_not_found",
         title=f"The model «{model}» is not on this server"
@@ -162,7 +169,7 @@ RULE = Rule(
         ),
         LookAlike(cause="models_dir_permission", how="The folder is right and can't be read."),
     ),
-    signs=(NAMED, PULL, BLOB, WEB, OWUI),
+    signs=(NAMED, PULL, BLOB, CALL, WEB, OWUI),
     explains=("embedding_failure",),
     check=check,
 )

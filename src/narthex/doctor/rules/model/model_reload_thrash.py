@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
+from narthex.doctor.loads import size_bytes
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.model.sequence import Again, keep_alive, payer, reloads, span
 from narthex.doctor.rules.model.telling import quotes, short, spoken
@@ -25,7 +27,8 @@ LOADS_COUNTED = Sign(
 )
 _ENOUGH = 3
 _SWINGS = 2
-_FALL = 256 * MIB
+_CHANGE = 256 * MIB
+_QUICK_S = 60.0
 
 REMEDY = Remedy(
     text="Give every client the same options for a model (context, batch, layers), best as parameters of "
@@ -70,7 +73,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         yield _finding(
             evidence, "Clients ask for one model with different options", other, _options(evidence, other)
         )
-    elif len(other) + len(turns) >= _ENOUGH:
+    elif len(other) + len(turns) >= _ENOUGH or len({one.load.model for one in turns}) >= _ENOUGH - 1:
         yield _finding(
             evidence,
             "Models take turns in memory and push each other out",
@@ -146,7 +149,7 @@ def _finding(evidence: Evidence, title: str, rows: Sequence[Again], why: str) ->
 def _options(evidence: Evidence, rows: Sequence[Again]) -> str:
     """Which options, and who asked for which."""
     values: dict[str, Counter[str]] = defaultdict(Counter)
-    for name in dict.fromkeys(name for one in rows for name, _, _ in one.differs):
+    for name in list(dict.fromkeys(name for one in rows for name, _, _ in one.differs))[:4]:
         for one in rows:
             for option, before, now in one.differs:
                 if option == name:
@@ -182,19 +185,21 @@ def _who(evidence: Evidence, rows: Sequence[Again]) -> str:
 def _turns(rows: Sequence[Again]) -> str:
     counts = Counter(short(one.load.model) for one in rows)
     told = ", ".join(f"{model} ({count}×)" for model, count in counts.most_common(4))
-    return f"Taking turns: {told}, with the same options each time. They do not fit into the memory together."
+    return f"Taking turns: {told}, with the same options each time. They do not fit into the memory "
+    "together, or OLLAMA_MAX_LOADED_MODELS allows no more."
 
 
 def _by_memory(evidence: Evidence) -> Iterator[Finding]:
     """Where the lines of the loads are not at hand: the free video memory goes up and down."""
     if len(loads(evidence)) > len(evidence.hits(ollama.UPDATED_VRAM)):
         return
-    swings = _swings(evidence.hits(ollama.UPDATED_VRAM))
-    evicted = evidence.hits(EVICTED)
-    if len(swings) < _SWINGS and len(evicted) < _ENOUGH + 1:
+    rows, evicted = evidence.hits(ollama.UPDATED_VRAM), evidence.hits(EVICTED)
+    quick, falls = _swings(rows)
+    pushed = len(quick) >= _SWINGS and falls > 0
+    if not pushed and len(evicted) <= _ENOUGH:
         return
     counted = evidence.hits(LOADS_COUNTED)
-    rows = evidence.hits(ollama.UPDATED_VRAM) if len(swings) >= _SWINGS else evicted
+    rows = rows if pushed else evicted
     most = max((int(hit["count"]) for hit in counted), default=0)
     lasted = (
         rows[-1].entry.at - rows[0].entry.at
@@ -210,7 +215,7 @@ def _by_memory(evidence: Evidence) -> Iterator[Finding]:
         why=(
             f"Ollama reckoned anew with loaded models {len(rows)} times"
             + (f" within {spoken(lasted)}" if lasted else "")
-            + (f", and the free video memory fell {len(swings)} times after it had risen" if swings else "")
+            + (f", and {len(quick)} times it freed video memory within {_QUICK_S:.0f} s" if pushed else "")
             + (f"; {most} loads were counted" if most else "")
             + ". That happens when another model, or the same one with other options, needs the room."
         ),
@@ -223,24 +228,21 @@ def _by_memory(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def _swings(hits: Sequence[Hit]) -> list[Hit]:
-    """Lines at which less is free than in the line before, after it had become more."""
-    from narthex.doctor.loads import size_bytes
-
-    found: list[Hit] = []
-    before, risen = None, False
-    for hit in hits:
-        free = size_bytes(hit["available"])
-        if free is None:
+def _swings(hits: Sequence[Hit]) -> tuple[list[Hit], int]:
+    """Lines at which much more is free than a moment before: a model was pushed out and none expired. And how
+    often less was free after that: another one took the room."""
+    quick: list[Hit] = []
+    falls = 0
+    for one, later in pairwise(hits):
+        before, free = size_bytes(one["available"]), size_bytes(later["available"])
+        if before is None or free is None or one.entry.source != later.entry.source:
             continue
-        if before is not None:
-            if free > before + _FALL:
-                risen = True
-            elif risen and free < before - _FALL:
-                found.append(hit)
-                risen = False
-        before = free
-    return found
+        soon = one.entry.at is None or later.entry.at is None or later.entry.at - one.entry.at < _QUICK_S
+        if free > before + _CHANGE and soon:
+            quick.append(later)
+        elif free < before - _CHANGE:
+            falls += bool(quick)
+    return quick, falls
 
 
 RULE = Rule(

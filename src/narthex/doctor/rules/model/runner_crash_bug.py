@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
@@ -16,10 +16,10 @@ ASSERTION = Sign(
     r"GGML_ASSERT(?:\((?P<what>.*?)\) failed|: (?P<at>\S+)|\()|GGML_ABORT|Assertion .{1,200} failed"
 )
 PANIC = Sign(
-    r"(?:^|[^\w.])panic: (?P<what>.+)|http: panic serving|runtime error: (?:invalid memory|index out"
-    r"|slice bounds|integer)"
-    r"|nil pointer dereference|fatal error: (?:unexpected signal|concurrent map|all goroutines)",
-    words=["panic: ", "panic serving", "runtime error", "nil pointer", "fatal error"],
+    r"(?:^|[^\w.])panic: (?P<what>.+)|what\(\): ?(?P<thrown>.+)|http: panic serving|nil pointer dereference"
+    r"|runtime error: (?:invalid memory|index out|slice bounds|integer)"
+    r"|fatal error: (?:unexpected signal|concurrent map|all goroutines)",
+    words=["panic: ", "what():", "panic serving", "runtime error", "nil pointer", "fatal error"],
 )
 FAULT = Sign(
     r"\bSIGSEGV\b|\bSIGBUS\b|segmentation fault|signal: (?:segmentation|bus error)|: segfault at"
@@ -32,12 +32,15 @@ FAULT = Sign(
 ABORTED = Sign(r"signal: aborted|\bSIGABRT\b|terminate called|(?:exited|exit) (?:with )?code:? 134")
 LOST = Sign(
     r"(?:predict|completion|embedding|running the model|POST \S*127\.0\.0\.1:\d+/\w+)\"?:?.{0,120}\bEOF\b"
-    r"|no longer running|(?:llama runner|llama-server|llama server) terminated\" error=\"?exit status 2\b"
+    r"|(?:llama runner|llama-server|llama server) terminated\" error=\"?exit status 2\b"
     r"|has terminated: exit status (?:2|3)\b(?!:)|forcibly closed by the remote host"
     r"|health\"?: dial tcp.{0,80}refused",
-    words=["eof", "no longer running", "exit status 2", "exit status 3", "forcibly closed", "dial tcp"],
+    words=["eof", "exit status 2", "exit status 3", "forcibly closed", "dial tcp"],
 )
-UNSAID = Sign(r"model runner has unexpectedly stopped|runner (?:has )?crashed")
+UNSAID = Sign(r"model runner has unexpectedly stopped|runner (?:has )?crashed|process no longer running")
+# What explains the end of a program that itself says how it ended. A client that leaves, or a runner that
+# Ollama kills, is no reason for an assertion.
+_TELLING = (rivals.MEMORY, rivals.GPU, rivals.ILLEGAL, rivals.FILE, rivals.LIBRARY, rivals.SETTING)
 # What a Go program says when its C part failed before: not the reason itself.
 _FOLLOWS = re.compile(
     r"unable to (?:load model|create llama context)|failed to (?:load model|sample grammar)"
@@ -69,7 +72,8 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         (ABORTED, 0.45, "it was aborted; the line that says why is not here"),
         (UNSAID, 0.4, "Ollama only says that the runner stopped"),
     ):
-        hits = [hit for hit in evidence.hits(sign) if not _explained(evidence, hit)]
+        reasons = _TELLING if sign in (ASSERTION, PANIC, FAULT) else rivals.ALL
+        hits = [hit for hit in evidence.hits(sign) if not _explained(evidence, hit, reasons)]
         if not hits:
             continue
         event = is_event(evidence, hits[-1].entry, len(hits))
@@ -88,15 +92,18 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         return
 
 
-def _explained(evidence: Evidence, hit: Hit) -> bool:
+def _explained(evidence: Evidence, hit: Hit, reasons: Sequence[Sign]) -> bool:
     """Whether the line itself, or one of the same moment, names another cause."""
     if _FOLLOWS.search(hit.entry.plain) or "attempt" in hit.entry.plain:
         return True
-    return rivals.found(evidence, hit.entry) is not None
+    return rivals.found(evidence, hit.entry, *reasons) is not None
 
 
 def _why(evidence: Evidence, hits: list[Hit], words: str) -> str:
-    said = next((hit[name] for hit in hits for name in ("what", "at") if hit.match.groupdict().get(name)), "")
+    said = next(
+        (hit[name] for hit in hits for name in ("what", "thrown", "at") if hit.match.groupdict().get(name)),
+        "",
+    )
     told = version(evidence)
     text = f"{words[0].upper()}{words[1:]}"
     if said:
