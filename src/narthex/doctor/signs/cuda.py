@@ -12,7 +12,7 @@ from narthex.doctor.sign import Sign
 
 INIT_CODE = Sign(
     r"(?:(?:cuda driver library|nvcuda|cudart) init failure:|cuInit err:|cudaSetDevice err:"
-    r"|cuInit(?:\(0\))? (?:returned|failed(?: with)?)(?: error)?(?: code)?:?"
+    r"|\bcuInit(?:\( ?0? ?\))?\D{0,30}?"
     r"|failed to get device context|\bCUDA error|cudaGetDeviceCount\(\).{0,240}? Error"
     r"|cudaGetDeviceCount\S* (?:returned|failed)\D{0,20}?|CUDA_ERROR\()"
     r" ?(?P<code>\d{1,3})\b",
@@ -40,7 +40,7 @@ NO_DEVICE = Sign(
     r"|Could not initialize Tensile host: No devices found"
     r"|ggml_cuda_init: found 0 (?:CUDA|ROCm) devices|torch\.cuda\.is_available\(\)\W+False\b"
 )
-NO_DEVICES_FOUND = Sign(r"^(?:\S+ )?No devices were found")
+NO_DEVICES_FOUND = Sign(r"\bNo devices were found", words=["devices were found"])
 BUSY = Sign(r"all CUDA-capable devices are busy or unavailable")
 NOT_READY = Sign(
     r"failed to initialize CUDA: system not yet initialized|Error 802: system not yet initialized"

@@ -8,7 +8,15 @@ from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.gpu import steps, where
+from narthex.doctor.sign import Sign
 from narthex.doctor.signs import cuda, kernel
+
+INSTALLED = Sign(
+    r"^version: +(?P<module>\d{3}\.\d[\d.]*\d)$"
+    r"|\b(?:libnvidia-compute|nvidia-utils|nvidia-driver|nvidia-dkms)\S* +(?P<package>\d{3}\.\d[\d.]*\d)",
+    words=["version:", "libnvidia-compute", "nvidia-utils", "nvidia-driver", "nvidia-dkms"],
+    kinds=("commands", "nvidia_smi", "dmesg"),
+)
 
 REMEDY = Remedy(
     text="Reboot, so that the new kernel module is loaded. Without a reboot: stop every user of the "
@@ -55,9 +63,10 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     kernel_says = [hit for hit in evidence.hits(kernel.API_MISMATCH) if not _is_over(evidence, hit)]
     live = _live(evidence)
     module, library = _versions(evidence)
-    if not (told or kernel_says or live):
+    newer = [] if told or kernel_says or live else _newer_on_disk(evidence, module)
+    if not (told or kernel_says or live or newer):
         return
-    quotes = [*live, *(hit.quote() for hit in (*told[:3], *kernel_says[:1]))]
+    quotes = [*live, *(hit.quote() for hit in (*told[:3], *kernel_says[:1], *newer[:1]))]
     quotes += [hit.quote() for hit in evidence.hits(kernel.MODULE_VERSION, cuda.LIBRARY_VERSION)[:2]]
     figures = (
         f" The module is {module}, the library {library}." if module and library and module != library else ""
@@ -67,7 +76,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         title="The NVIDIA libraries and the loaded kernel module are of different versions"
         + (f" ({library} and {module})" if figures else ""),
         severity=Severity.CRITICAL if told or live else Severity.WARNING,
-        confidence=0.95 if told or live else _kernel_only(evidence, kernel_says),
+        confidence=0.95 if told or live else 0.6 if newer else _kernel_only(evidence, kernel_says),
         evidence=tuple(dict.fromkeys(quotes))[:5],
         why="The driver was upgraded on disk while the old module stays loaded: programs that run go "
         "on, new ones "
@@ -102,6 +111,13 @@ def _kernel_only(evidence: Evidence, hits: list[Hit]) -> float:
     if any(where.comes_after(one.entry, hit.entry) for one in used for hit in hits):
         return 0.4
     return 0.4 if evidence.has(cuda.SMI_WORKS) or where.any_gpu(evidence) else 0.75
+
+
+def _newer_on_disk(evidence: Evidence, module: str) -> list[Hit]:
+    """What modinfo or the package manager names, where it is not what is loaded and nothing works."""
+    if not module or evidence.has(cuda.SMI_WORKS) or where.any_gpu(evidence):
+        return []
+    return [hit for hit in evidence.hits(INSTALLED) if (hit["module"] or hit["package"]) != module]
 
 
 def _live(evidence: Evidence) -> list[Quote]:
@@ -166,7 +182,7 @@ RULE = Rule(
         LookAlike(cause="uvm_module_broken", how="nvidia-smi works; CUDA says 999."),
     ),
     check=check,
-    signs=where.SIGNS,
+    signs=(INSTALLED, *where.SIGNS),
     readings=("nvml.status", "driver.module_version", "driver.library_version"),
     explains=(
         "gpu_not_visible",

@@ -51,7 +51,8 @@ REMEDY = Remedy(
 def check(evidence: Evidence) -> Iterator[Finding]:
     """Toolkit, runtime, PyTorch or Ollama say it in so many words."""
     plain = where.standing(evidence, evidence.hits(cuda.TOO_OLD))
-    likely = where.standing(evidence, [*evidence.hits(cuda.INSUFFICIENT), *cuda.with_code(evidence, 35, 222)])
+    coded = [hit for hit in cuda.with_code(evidence, 35, 222) if _is_no_mere_probe(evidence, hit)]
+    likely = where.standing(evidence, [*evidence.hits(cuda.INSUFFICIENT), *coded])
     weak = where.standing(evidence, [*evidence.hits(cuda.FORWARD_COMPAT), *cuda.with_code(evidence, 804)])
     weak += where.standing(evidence, _or_missing(evidence))
     hits = list({hit.entry.place: hit for hit in (*plain, *likely, *weak)}.values())
@@ -79,6 +80,12 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             ),
         ),
     )
+
+
+def _is_no_mere_probe(evidence: Evidence, hit: Hit) -> bool:
+    """Older Ollama tried CUDA's runtime on every machine; without an NVIDIA card it says 35 as well."""
+    probe = "cudasetdevice" in hit.entry.plain.lower() or "cudart" in hit.entry.plain.lower()
+    return not probe or any(True for _ in where.nvidia_traces(evidence))
 
 
 def _or_missing(evidence: Evidence) -> list[Hit]:
@@ -140,6 +147,7 @@ RULE = Rule(
     check=check,
     signs=(REQUIRED, *where.SIGNS),
     explains=(
+        "container_started_without_gpu",
         "gpu_not_visible",
         "gpu_arch_not_in_build",
         "container_toolkit_or_driver_missing",

@@ -110,5 +110,6 @@ RULE = Rule(
     ),
     check=check,
     signs=(TIMED_OUT, *where.SIGNS),
+    explains=("container_started_without_gpu",),
     overrules=("gpu_not_visible",),
 )

@@ -63,13 +63,14 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     hits = list({hit.entry.place: hit for hit in (*bus, *lost, *gone, *silent, *errors)}.values())
     if not (hits or live):
         return
+    back = not live and hits and _is_back(evidence, hits[-1])
     yield Finding(
         cause="gpu_fell_off_bus",
         title="The GPU has fallen off the bus" if bus or gone else "The GPU no longer answers",
-        severity=Severity.CRITICAL,
-        confidence=_confidence(bus, lost, gone, silent, live),
+        severity=Severity.WARNING if back else Severity.CRITICAL,
+        confidence=min(_confidence(bus, lost, gone, silent, live), 0.7 if back else 1.0),
         evidence=tuple(dict.fromkeys([*live, *(hit.quote() for hit in hits[:4])])),
-        why=_why(hits, bus, silent),
+        why=_why(hits, bus, silent) + (" It works again since, and may be lost again." if back else ""),
         remedy=REMEDY,
         ruled_out=(
             RuledOut(
@@ -93,6 +94,17 @@ def _confidence(
     if lost:
         return 0.85
     return 0.75 if silent else 0.45
+
+
+def _is_back(evidence: Evidence, hit: Hit) -> bool:
+    """Whether the card answers again, as far as the evidence tells."""
+    if evidence.value("nvml.status") == "ok" and evidence.value("gpu.count"):
+        return True
+    works = evidence.hits(cuda.SMI_WORKS)
+    return (
+        any(where.comes_after(one.entry, hit.entry) for one in works)
+        or where.gpu_after(evidence, hit.entry) is not None
+    )
 
 
 def _live(evidence: Evidence) -> list[Quote]:
@@ -141,6 +153,7 @@ RULE = Rule(
     signs=where.SIGNS,
     readings=("nvml.status",),
     explains=(
+        "container_started_without_gpu",
         "gpu_xid_app_fault",
         "gpu_not_visible",
         "uvm_module_broken",

@@ -8,6 +8,7 @@ from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.gpu import steps, where
+from narthex.doctor.rules.gpu.gpu_discovery_timeout import TIMED_OUT
 from narthex.doctor.sign import Sign
 from narthex.doctor.signs import cuda
 from narthex.doctor.story import Start, starts
@@ -99,7 +100,9 @@ def _confidence(evidence: Evidence, name: str, hides: bool) -> float:
     ):
         return 0.3
     other = name == "GGML_VK_VISIBLE_DEVICES" and any(True for _ in where.nvidia_traces(evidence))
-    return 0.4 if other else 0.9 if hides else 0.7
+    if other or (not hides and evidence.has(TIMED_OUT)):
+        return 0.4
+    return 0.9 if hides else 0.7
 
 
 def _by_log(evidence: Evidence) -> tuple[str, str, list[Quote]] | None:

@@ -56,12 +56,13 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         return
     worse = xids.with_numbers(evidence, xids.MEMORY | xids.SILENT) or evidence.hits(kernel.FELL_OFF)
     crash = evidence.hits(ILLEGAL)
+    over = where.gpu_after(evidence, real[-1].entry) is not None
     names = list(dict.fromkeys(_name(hit) for hit in real if _name(hit)))
     yield Finding(
         cause="gpu_xid_app_fault",
         title=f"A program's fault on the GPU: Xid {xids.in_words(real[:3])}",
-        severity=Severity.ERROR,
-        confidence=0.5 if worse else 0.9 if names else 0.75,
+        severity=Severity.WARNING if over else Severity.ERROR,
+        confidence=0.5 if worse else 0.6 if over else 0.9 if names else 0.75,
         evidence=tuple(hit.quote() for hit in (*real[:3], *crash[:1])),
         why=_why(real, names, bool(crash)),
         remedy=REMEDY,

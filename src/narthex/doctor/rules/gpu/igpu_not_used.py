@@ -17,6 +17,8 @@ DROPPED = Sign(
     words=["integrated gpu", "igpu detected", "igpu found"],
 )
 
+REFUSED = Sign(r"amdgpu is not supported", words=["amdgpu is not supported"])  # a card besides it
+
 REMEDY = Remedy(
     text="If the integrated GPU is to be used, allow it. It shares the machine's memory, so answers "
     "are often not "
@@ -47,7 +49,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     hits = where.standing(evidence, evidence.hits(DROPPED))
     if not hits or (cpu := where.on_cpu(evidence, hits[0].entry)) is None:
         return
-    if where.any_gpu(evidence) and where.gpu_before(evidence, hits[-1].entry) is not None:
+    if where.gpu_before(evidence, hits[-1].entry) is not None or evidence.has(REFUSED):
         return
     name = next((hit["name"] for hit in hits if hit["name"]), "")
     yield Finding(
@@ -83,7 +85,10 @@ RULE = Rule(
         ),
     ),
     check=check,
-    signs=(DROPPED, *where.SIGNS),
-    explains=("gpu_not_visible",),
+    signs=(DROPPED, REFUSED, *where.SIGNS),
+    explains=(
+        "container_started_without_gpu",
+        "gpu_not_visible",
+    ),
     overrules=("gpu_not_visible", "rocm_gpu_unsupported"),
 )

@@ -38,10 +38,11 @@ CRASHED = Sign(
     words=["runner crashed", "fully initialize"],
 )
 AMD = Sign(
-    r"\bgfx(?P<gfx>\d{3,4}[a-f]?)\b|AMD Radeon (?!Graphics)|Radeon (?:RX|Pro|VII|AI)|rocm[-_]smi"
+    r"\bgfx(?P<gfx>\d{3,4}[a-f]?)\b|AMD Radeon (?!Graphics)"
+    r"|Radeon (?:RX|Pro|VII|AI|Vega|\d{3,4}[MS])|AMD/ATI|rocm[-_]smi"
     r"|rocminfo|amd-smi"
     r"|rocm_v\d|library=\"?ROCm",
-    words=["gfx", "radeon", "rocm", "amd-smi"],
+    words=["gfx", "radeon", "amd/ati", "rocm", "amd-smi"],
 )
 GFX = Sign(
     r"(?:gpu_type|gfx_target|GPU arch ?:|Name:|amdgpu too old|compute=)[ =\"]*gfx(?P<gfx>[0-9a-f]{3,4})",
@@ -154,7 +155,7 @@ def _confidence(refused: list[Hit], crashed: list[Hit], gfx: str, on_cpu: bool) 
     if crashed:
         named = any("rocm" in hit.entry.plain.lower() for hit in crashed)
         return 0.85 if on_cpu and (gfx or named) else 0.7 if on_cpu or gfx or named else 0.55
-    return 0.7 if gfx else 0.6
+    return 0.7 if gfx else 0.45
 
 
 def _why(evidence: Evidence, refused: list[Hit], crashed: list[Hit], gfx: str) -> str:
@@ -199,6 +200,11 @@ RULE = Rule(
     ),
     check=check,
     signs=(REFUSED, TENSILE, CRASHED, AMD, GFX, VERSION, *where.SIGNS),
-    explains=("gpu_not_visible", "runner_crash_bug", "gpu_discovery_timeout"),
+    explains=(
+        "container_started_without_gpu",
+        "gpu_not_visible",
+        "runner_crash_bug",
+        "gpu_discovery_timeout",
+    ),
     overrules=("gpu_not_visible",),
 )

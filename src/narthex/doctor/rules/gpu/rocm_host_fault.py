@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from narthex.doctor.evidence import Evidence, Hit
+from narthex.doctor.evidence import Entry, Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.gpu import steps, where
 from narthex.doctor.sign import Sign
-from narthex.doctor.signs import kernel
+from narthex.doctor.signs import kernel, llama
 
 FAULT = Sign(
     r"Memory access fault by GPU node|HW Exception by GPU node|HSA_STATUS_ERROR(?:_(?P<code>\w+))?"
@@ -144,9 +144,18 @@ def _refused_though_free(evidence: Evidence) -> list[Hit]:
             last = before[-1]
             asked = float(hit["mib"])
             free = float(last["mib"]) if last["mib"] else _mib(last["free"], "G")
+            free -= sum(_taken(evidence, last.entry, hit.entry))
         if asked < _SMALL * free:
             found.append(hit)
     return found
+
+
+def _taken(evidence: Evidence, since: Entry, until: Entry) -> Iterator[float]:
+    """What was allocated on the card between two lines, in MiB."""
+    for hit in evidence.hits(llama.BUFFER):
+        between = where.comes_after(hit.entry, since) and where.comes_after(until, hit.entry)
+        if between and hit["buffer"].lower().startswith("rocm"):
+            yield float(hit["mib"])
 
 
 def _mib(number: str, unit: str) -> float:
@@ -192,6 +201,7 @@ RULE = Rule(
     check=check,
     signs=(FAULT, REFUSED_MIB, FREE, *where.SIGNS),
     explains=(
+        "container_started_without_gpu",
         "runner_crash_bug",
         "gpu_not_visible",
         "gpu_discovery_timeout",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from narthex.doctor.evidence import Evidence, Hit
+from narthex.doctor.evidence import Entry, Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.gpu import steps, where
@@ -16,6 +16,7 @@ PARAMS = Sign(
     r"(?P<name>PreserveVideoMemoryAllocations|DynamicPowerManagement)\"?: ?(?P<value>\d+)",
     words=["preservevideomemoryallocations", "dynamicpowermanagement"],
 )
+_ZONES_S, _MONTH_S = 14 * 3600, 30 * 86400
 OPTIONS = (
     "options nvidia NVreg_PreserveVideoMemoryAllocations=1 NVreg_TemporaryFilePath=/var/tmp "
     "NVreg_DynamicPowerManagement=0x00"
@@ -101,8 +102,14 @@ def check(evidence: Evidence) -> Iterator[Finding]:
 def _sleeps(evidence: Evidence, faults: list[Hit]) -> list[Hit]:
     """Sleeps that are not later than the last fault."""
     found = evidence.hits(kernel.SLEEP, kernel.SLEEP_TOLD, kernel.POWERED_DOWN)
-    last = faults[-1].entry if faults else None
-    return [hit for hit in found if last is None or not where.comes_after(hit.entry, last)]
+    return [hit for hit in found if not faults or not _surely_after(hit.entry, faults[-1].entry)]
+
+
+def _surely_after(one: Entry, other: Entry) -> bool:
+    """Kernel logs tell neither year nor zone: between two texts only some distance counts."""
+    if one.source == other.source or one.at is None or other.at is None:
+        return where.comes_after(one, other)
+    return _ZONES_S < one.at - other.at < _MONTH_S
 
 
 def _live_fault(evidence: Evidence) -> list[Quote]:
@@ -149,6 +156,7 @@ RULE = Rule(
     signs=(PARAMS, *where.SIGNS),
     readings=("device.node",),
     explains=(
+        "container_started_without_gpu",
         "uvm_module_broken",
         "gpu_not_visible",
         "gpu_xid_app_fault",

@@ -15,6 +15,7 @@ NODE = "/dev/nvidia-uvm"
 NODE_BROKEN = Sign(
     r"/dev/nvidia-uvm\S* .*(?:No such file|Input/output error|No such device|cannot open)"
     r"|(?:cannot access|open|stat) .*/dev/nvidia-uvm\S*.*(?:No such file|Input/output error)"
+    r"|(?:Input/output error|No such (?:file or directory|device)).*/dev/nvidia-uvm"
     r"|Module nvidia[_-]uvm not found|could not insert '?nvidia[_-]uvm"
     r"|nvidia[_-]uvm(?:\.ko)?(?: kernel)? (?:module )?(?:is )?not loaded",
     words=["nvidia-uvm", "nvidia_uvm"],
@@ -141,7 +142,7 @@ def _confidence(evidence: Evidence, live: bool, hits: list[Hit], codes: set[int]
     if evidence.has(cuda.NVML_UNKNOWN):
         return 0.4
     if any(hit.match.re is NODE_BROKEN.pattern for hit in hits):
-        return 0.9
+        return 0.85 if codes else 0.65
     if codes and codes <= {3, 304}:
         return 0.6
     return 0.85 if evidence.has(cuda.SMI_WORKS) or where.on_cpu(evidence) else 0.75
@@ -214,6 +215,6 @@ RULE = Rule(
     check=check,
     signs=(NODE_BROKEN, IN_LSMOD, *where.SIGNS),
     readings=("module.nvidia", "module.nvidia_uvm", "device.node"),
-    explains=("gpu_not_visible", "gpu_discovery_timeout"),
+    explains=("container_started_without_gpu", "gpu_not_visible", "gpu_discovery_timeout"),
     overrules=("gpu_not_visible",),
 )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import msgspec
 
 from narthex.doctor.evidence import Entry, Evidence, Hit
 from narthex.doctor.sign import Sign
-from narthex.doctor.signs import cuda, kernel
+from narthex.doctor.signs import cuda, kernel, ollama
 from narthex.doctor.story import starts
 
 CPU_TOLD = Sign(
@@ -22,6 +24,7 @@ GPU_TOLD = Sign(
     r"|total[_ ]vram\"?=\"?(?!0 B)\d|\b(?:CUDA|ROCm|Vulkan|SYCL)\d+ (?:model )?buffer size",
     words=["% gpu", "gpu detected", "cuda:", "layers to gpu", "vram", "buffer size"],
 )
+_LIBRARY = re.compile(r"\blibrary=\"?(\w+)")
 SIGNS = (CPU_TOLD, GPU_TOLD)
 
 
@@ -33,13 +36,22 @@ class Told(msgspec.Struct, frozen=True):
     library: str = ""  # "cuda", "rocm", "vulkan", …; "" where the line does not name it
 
 
+_CACHE: WeakKeyDictionary[Evidence, list[Told]] = WeakKeyDictionary()
+
+
 def told(evidence: Evidence) -> list[Told]:
-    """All such lines."""
-    rows = [
-        Told(device.entry, device.library != "cpu", device.library)
-        for start in starts(evidence)
-        for device in start.devices
-    ]
+    """All such lines, worked out once."""
+    if evidence not in _CACHE:
+        _CACHE[evidence] = _told(evidence)
+    return _CACHE[evidence]
+
+
+def _told(evidence: Evidence) -> list[Told]:
+    rows = []
+    for hit in evidence.hits(ollama.COMPUTE):
+        if found := _LIBRARY.search(hit["rest"]):
+            library = found[1].lower()
+            rows.append(Told(hit.entry, library != "cpu", library))
     rows += [Told(hit.entry, True) for hit in evidence.hits(GPU_TOLD)]
     rows += [Told(hit.entry, False) for hit in evidence.hits(CPU_TOLD)]
     return rows
