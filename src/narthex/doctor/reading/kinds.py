@@ -61,10 +61,8 @@ _MARKS: dict[str, tuple[tuple[re.Pattern[str], int], ...]] = {
         ),
         "commands": (
             (r"^(?:\$|❯|PS [A-Z]:\\|\[?[\w.-]+@[\w.<>-]+[ :][^$#]*[$#]) ?", 5),
-            (
-                r"^(?:# )?(?:sudo |docker (?:run|exec|ps|compose)|curl |systemctl |ollama (?:run|pull|ps|list))",
-                4,
-            ),
+            (r"^(?:# )?(?:sudo |docker (?:run|exec|ps|compose)|curl |systemctl )", 4),
+            (r"^(?:# )?ollama (?:run|pull|ps|list|show|serve|--version)\b", 4),
         ),
     }.items()
 }

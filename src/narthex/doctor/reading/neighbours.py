@@ -31,9 +31,9 @@ class Neighbours:
         self._open: tuple[Span, int] | None = None  # the last span, and how many lines it still wants
         self._size = 0
 
-    def settle(self, chunk: bytes, base: int, places: Sequence[tuple[int, int]]) -> None:
+    def settle(self, chunk: bytes, places: Sequence[tuple[int, int]]) -> None:
         """Keep what is around the hits of a chunk. ``places``: where their lines begin in it, and their
-        numbers, in order; ``base``: how many lines are before the chunk."""
+        numbers, in order."""
         self._go_on(chunk)
         start, number = 0, 0
         end = -1

@@ -115,10 +115,10 @@ class Scanner:
         kept: dict[str, Mapping[int, Entry]] = {}
         for name, source in read.items():
             kept[name] = source.kept
-            for index, tally in source.tallies.items():
+            for index, (found, count) in source.hits().items():
                 sign = self._words.signs[index]
-                hits.setdefault(sign, []).extend(tally.hits())
-                counts[sign] = counts.get(sign, 0) + tally.count
+                hits.setdefault(sign, []).extend(found)
+                counts[sign] = counts.get(sign, 0) + count
         return Evidence(
             hits={sign: rows for sign, rows in hits.items() if rows},
             counts=counts,

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from narthex.doctor.evidence import Entry, Hit
 from narthex.doctor.reading.clock import Clock
 from narthex.doctor.reading.lines import entry_of
-from narthex.doctor.reading.tally import Tally
+from narthex.doctor.reading.shapes import fits
 from narthex.doctor.reading.words import Words
 from narthex.doctor.reading.wrapped import Logical, logical_lines
 
@@ -28,19 +28,27 @@ class ShortSource:
         self.lines = len(rows)
         self.size = len(data)
         self.kept: dict[int, Entry] = {}
-        self.tallies: dict[int, Tally] = {}
+        self._found: dict[int, list[Hit]] = {}
+        self._words = words
         logical = logical_lines(rows)
         entries = [self._entry(line) for line in logical]
         for entry in entries:
             self.kept.setdefault(entry.line, entry)
-        missed = self._search(words, entries)
-        others = [
-            self._entry(line, other=True)
-            for line, entry in zip(logical, entries, strict=True)
-            if line.other and line.other != line.plain
-        ]
-        if others:
-            self._search(words, others, missed)
+        self._search(entries)
+        self._search(
+            [self._entry(line, other=True) for line in logical if line.other not in ("", line.plain)]
+        )
+
+    def hits(self) -> dict[int, tuple[list[Hit], int]]:
+        """Of each sign those that are kept, and how many there were."""
+        kept: dict[int, tuple[list[Hit], int]] = {}
+        for index, hits in self._found.items():
+            sign = self._words.signs[index]
+            rows = sorted(hits, key=lambda hit: hit.entry.line)
+            middle = len(rows) - sign.first - sign.last
+            cut = rows if middle <= 0 else [*rows[: sign.first], *rows[sign.first + middle :]]
+            kept[index] = cut, len(rows)
+        return kept
 
     def _entry(self, line: Logical, other: bool = False) -> Entry:
         return entry_of(
@@ -54,30 +62,26 @@ class ShortSource:
             parts=line.other_parts if other else line.parts,
         )
 
-    def _search(
-        self, words: Words, entries: list[Entry], known: set[tuple[int, int]] | None = None
-    ) -> set[tuple[int, int]]:
-        """Find all signs; ``known``: signs and lines that are found already. Returns what is found."""
-        found = set(known or ())
-        starts, size = [], 0
-        rows = []
+    def _search(self, entries: list[Entry]) -> None:
+        """Find all signs; a line in which one was found already is left out for that sign."""
+        starts, rows, size = [], [], 0
         for entry in entries:
             row = entry.plain.lower().encode("utf-8", "replace")
             starts.append(size)
             size += len(row) + 1
             rows.append(row)
-        for index, places in words.find(b"\n".join(rows)):
-            sign = words.signs[index]
-            for number in dict.fromkeys(bisect_right(starts, place) - 1 for place in places):
-                entry = entries[number]
-                if (index, entry.line) in found or not words.may(index, rows[number]):
+        words: dict[int, list[int]] = {}
+        for base, matches in self._words.find(b"\n".join(rows)):
+            for word, place, _ in matches:
+                words.setdefault(bisect_right(starts, base + place) - 1, []).append(word)
+        for number, found in words.items():
+            entry = entries[number]
+            for index in self._words.signs_of(found):
+                sign = self._words.signs[index]
+                if not sign.may(rows[number]) or not fits(sign.kinds, entry, self.kind):
                     continue
-                if sign.kinds and entry.kind not in sign.kinds and self.kind not in sign.kinds:
+                hits = self._found.get(index, [])
+                if any(hit.entry.line == entry.line for hit in hits[-1:]):
                     continue
-                if (match := sign.pattern.search(entry.plain)) is None:
-                    continue
-                found.add((index, entry.line))
-                tally = self.tallies.setdefault(index, Tally(sign.first, sign.last))
-                tally.add(Hit(entry=entry, match=match))
-                tally.count += 1
-        return found
+                if (match := sign.pattern.search(entry.plain)) is not None:
+                    self._found.setdefault(index, []).append(Hit(entry=entry, match=match))

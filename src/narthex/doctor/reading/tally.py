@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
-from narthex.doctor.evidence import Hit
+
+class Place(NamedTuple):
+    """A line with a sign, not yet read."""
+
+    number: int
+    raw: bytes
 
 
 class Tally:
@@ -14,26 +20,21 @@ class Tally:
 
     def __init__(self, first: int, last: int) -> None:
         self.most = first
-        self.first: list[Hit] = []
-        self.last: deque[Hit] = deque(maxlen=last)
+        self.first: list[Place] = []
+        self.last: deque[Place] = deque(maxlen=last)
         self.count = 0
-
-    @property
-    def full(self) -> bool:
-        """Whether all first hits are there."""
-        return len(self.first) >= self.most
 
     @property
     def line(self) -> int:
         """Where the last hit stood; 0 before there is one."""
         if self.last:
-            return self.last[-1].entry.line
-        return self.first[-1].entry.line if self.first else 0
+            return self.last[-1].number
+        return self.first[-1].number if self.first else 0
 
-    def add(self, hit: Hit) -> None:
+    def add(self, place: Place) -> None:
         """One more, behind all others."""
-        (self.last if self.full else self.first).append(hit)
+        (self.first if len(self.first) < self.most else self.last).append(place)
 
-    def hits(self) -> list[Hit]:
+    def places(self) -> list[Place]:
         """Those that were kept, in order."""
         return [*self.first, *self.last]

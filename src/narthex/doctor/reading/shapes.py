@@ -1,0 +1,71 @@
+"""Lines that differ only in their figures have the same signs: each shape of line is tried once.
+
+A log of a million lines has some hundred shapes. A pattern to which single digits do not matter is tried on
+the first line of a shape, and what comes out holds for all others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from narthex.doctor.evidence import Entry
+from narthex.doctor.reading.words import Words
+
+_MASK = bytes(ord("0") if chr(code).isdigit() and code < 128 else code for code in range(256))
+_HASHES = re.compile(rb"[0-9a-f]{12,}")  # digests, ids of containers and cards
+_MOST = 20_000  # shapes that are remembered
+
+
+class Shape:
+    """What is known of all lines of a shape, and where they stand in the piece that is searched."""
+
+    __slots__ = ("maybe", "places", "sure")
+
+    def __init__(self, sure: tuple[int, ...], maybe: tuple[int, ...]) -> None:
+        self.sure = sure  # signs that all these lines have
+        self.maybe = maybe  # signs to which digits matter: each line is tried
+        self.places: list[int] = []
+
+
+class Shapes:
+    """All shapes seen so far in one source."""
+
+    def __init__(self, words: Words, kind: str) -> None:
+        self.words, self.kind = words, kind
+        self._known: dict[bytes, Shape] = {}
+        self.used: list[Shape] = []
+
+    def of(self, low: bytes, found: Callable[[], list[int]], read: Callable[[], Entry]) -> Shape:
+        """The shape of a lower-case line. ``found``: the signs whose words stand in it; ``read`` reads it."""
+        masked = low.translate(_MASK)
+        shape = self._known.get(masked)
+        if shape is None and _HASHES.search(masked):
+            masked = _HASHES.sub(lambda hash: b"0" * len(hash[0]), masked)
+            shape = self._known.get(masked)
+        if shape is None:
+            shape = self._tried(low, found(), read)
+            if len(self._known) >= _MOST:
+                self._known.clear()
+            self._known[masked] = shape
+        if not shape.places:
+            self.used.append(shape)
+        return shape
+
+    def _tried(self, low: bytes, signs: list[int], read: Callable[[], Entry]) -> Shape:
+        sure: list[int] = []
+        maybe: list[int] = []
+        for index in signs:
+            sign = self.words.signs[index]
+            if not sign.blind:
+                maybe.append(index)
+            elif sign.may(low):
+                entry = read()
+                if fits(sign.kinds, entry, self.kind) and sign.pattern.search(entry.plain):
+                    sure.append(index)
+        return Shape(tuple(sure), tuple(maybe))
+
+
+def fits(kinds: frozenset[str], entry: Entry, kind: str) -> bool:
+    """Whether a sign of some kinds is looked for in a line; ``kind``: its source's."""
+    return not kinds or entry.kind in kinds or kind in kinds
