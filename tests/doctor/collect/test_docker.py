@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from narthex.doctor.collect import container_logs, containers, docker, docker_view
-from narthex.doctor.collect.gather import Collected, Scope
+from narthex.doctor.collect import container_logs, containers, disks, docker, docker_view, proxies
+from narthex.doctor.collect.gather import Collected, Scope, gather
 from narthex.testing.docker.container import STDERR, STDOUT
 from narthex.testing.fake_docker import FakeDocker
 
@@ -49,6 +49,19 @@ def silent_engine() -> Iterator[str]:
         finally:
             path.unlink()
             folder.rmdir()
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """Root may open everything: another user looks."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 def test_an_engine_that_answers_tells_how_it_is_set_up(fake_docker: FakeDocker, host: Host) -> None:
@@ -128,23 +141,32 @@ def test_an_engine_that_hangs_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_socket_that_this_user_may_not_open(no_docker: Path) -> None:
-    root = os.geteuid() == 0
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(no_docker))
         server.listen()
         no_docker.chmod(0)
-        if root:  # root may open every socket
-            os.seteuid(65534)
-        try:
+        with nobody():
             found = docker.collect(Scope())
-        finally:
-            if root:
-                os.seteuid(0)
     assert row(found, "docker.engine").value == "denied"
     assert (
         "Permission denied; root, or a user in the group docker, may ask Docker"
         in row(found, "docker.engine").text
     )
+
+
+def test_a_home_that_may_not_be_entered_breaks_nothing(
+    tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scope = host("no_nvidia")
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    with nobody():
+        found = gather(scope, collectors=(docker, disks, containers, proxies))
+    home.chmod(0o700)
+    assert not [gap for gap in found.skipped if gap.broke]
 
 
 @pytest.mark.usefixtures("no_docker")

@@ -35,16 +35,16 @@ def collect(scope: Scope) -> Collected:
 
 def _nvidia(scope: Scope) -> Iterator[str]:
     cards = [card for card in find_cards(scope) or () if card.vendor == "nvidia"]
-    loaded = scope.path("/proc/driver/nvidia").is_dir()
+    loaded = scope.has("/proc/driver/nvidia")
     if not loaded and not any(card.driver in ("", "nvidia") for card in cards):
-        there = [path for path in _ALWAYS if _is_there(scope.path(path))]
-        yield from there
+        yield from (path for path in _ALWAYS if scope.has(path))
         return
     yield from _ALWAYS
     if any(card.fallen_off for card in cards):
         return
-    for folder in sorted(scope.path("/proc/driver/nvidia/gpus").glob("*/information")):
-        if (found := _MINOR.search(_text(folder))) is not None:
+    gpus = "/proc/driver/nvidia/gpus"
+    for address in scope.names(gpus):
+        if found := _MINOR.search(scope.read(f"{gpus}/{address}/information") or ""):
             yield f"/dev/nvidia{found[1]}"
 
 
@@ -52,8 +52,7 @@ def _amd(scope: Scope) -> Iterator[str]:
     if not any(card.driver == "amdgpu" and not card.fallen_off for card in find_cards(scope) or ()):
         return
     yield "/dev/kfd"
-    for path in sorted(scope.path("/dev/dri").glob("renderD*")):
-        yield f"/dev/dri/{path.name}"
+    yield from (f"/dev/dri/{name}" for name in scope.names("/dev/dri") if name.startswith("renderD"))
 
 
 def _look(scope: Scope, path: str) -> Reading:
@@ -93,19 +92,5 @@ def _said(path: str, value: str, text: str) -> Reading:
     return Reading(name="device.node", value=value, text=text, about=path)
 
 
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return True
-
-
 def _list(paths: set[str]) -> str:
     return ", ".join(sorted(paths))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

@@ -85,14 +85,13 @@ def _told(view: DockerView, settings: list[_File]) -> Iterator[Reading]:
 
 def _installs(scope: Scope) -> Iterator[Reading]:
     found = []
-    if scope.path("/snap/docker/current").exists() or scope.path("/var/snap/docker").is_dir():
+    if scope.has("/snap/docker/current") or scope.has("/var/snap/docker/current"):
         found.append("snap")
-    packages = scope.path("/var/lib/dpkg/info")
-    if any((packages / f"{name}.list").exists() for name in ("docker-ce", "docker.io")):
+    if any(scope.has(f"/var/lib/dpkg/info/{name}.list") for name in ("docker-ce", "docker.io")):
         found.append("apt")
-    elif any(scope.path(f"/usr/{place}/dockerd").exists() for place in ("bin", "sbin", "local/bin")):
+    elif any(scope.has(f"/usr/{place}/dockerd") for place in ("bin", "sbin", "local/bin")):
         found.append("package")
-    if scope.path("/opt/docker-desktop").is_dir():
+    if scope.has("/opt/docker-desktop"):
         found.append("desktop")
     text = f"Docker is installed {len(found)} times: {', '.join(found)}" if len(found) > 1 else ""
     text = text or (
@@ -105,10 +104,7 @@ def _installs(scope: Scope) -> Iterator[Reading]:
 
 def _toolkit(scope: Scope) -> Reading:
     there = [
-        f"{folder}/{name}"
-        for name in _TOOLS
-        for folder in _TOOL_FOLDERS
-        if scope.path(f"{folder}/{name}").exists()
+        f"{folder}/{name}" for name in _TOOLS for folder in _TOOL_FOLDERS if scope.has(f"{folder}/{name}")
     ]
     names = {path.rpartition("/")[2] for path in there}
     lacks = [name for name in _TOOLS if name not in names]
@@ -125,10 +121,11 @@ def _cdi(scope: Scope) -> Iterator[Reading]:
     """CDI files for NVIDIA; one of an older driver names libraries that are gone."""
     found: dict[str, str] = {}
     for folder in _CDI_FOLDERS:
-        for path in sorted(scope.path(folder).glob("*")):
-            text = scope.read(f"{folder}/{path.name}") if path.suffix in (".yaml", ".yml", ".json") else None
+        for name in scope.names(folder):
+            path = f"{folder}/{name}"
+            text = scope.read(path) if name.endswith((".yaml", ".yml", ".json")) else None
             if text is not None and "nvidia.com/" in text:
-                found.setdefault(str(path.resolve()), f"{folder}/{path.name}")
+                found.setdefault(str(scope.path(path).resolve()), path)
     files = list(found.values())
     yield Reading(name="docker.cdi", value=files, text=f"CDI files for NVIDIA: {', '.join(files) or 'none'}")
     for file in files[:1]:

@@ -157,7 +157,7 @@ def find_daemon(scope: Scope) -> str:
         "/usr/sbin/dockerd",
         "/snap/docker/current/bin/dockerd",
     )
-    return next((path for path in paths if scope.path(path).exists()), "")
+    return next((path for path in paths if scope.has(path)), "")
 
 
 def _refused(why: str) -> DockerView:

@@ -57,10 +57,9 @@ def _library(scope: Scope) -> Reading:
     seen: dict[Path, str] = {}
     plain = ""
     for folder in _FOLDERS:
-        path = scope.path(folder) / _LIBRARY
-        if not path.exists():
+        if not scope.has(f"{folder}/{_LIBRARY}"):
             continue
-        real = path.resolve()
+        real = (scope.path(folder) / _LIBRARY).resolve()
         plain = plain or f"{folder}/{_LIBRARY}"
         if found := _FILE.search(real.name):
             seen.setdefault(real, found[1])

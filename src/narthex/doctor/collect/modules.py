@@ -42,7 +42,7 @@ def _module(scope: Scope, name: str, listed: str | None) -> Reading:
         fields = row.split()
         if fields and fields[0] == name:
             return Reading(name=key, value=len(fields) < 5 or fields[4] == "Live", text=_shown(row))
-    if scope.path(f"/sys/module/{name}").is_dir():
+    if scope.has(f"/sys/module/{name}"):
         return Reading(name=key, value=True, text=f"/sys/module/{name} is there: {name} is in the kernel")
     if listed is None:
         return gap(key, _NO_MODULES)

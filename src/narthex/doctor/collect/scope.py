@@ -72,6 +72,20 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
         except OSError:
             return None
 
+    def has(self, absolute: str) -> bool:
+        """Whether a file or folder is there; False also where this user may not look."""
+        try:
+            return self.path(absolute).exists()
+        except OSError:
+            return False
+
+    def names(self, absolute: str) -> list[str]:
+        """What is in a folder, sorted; nothing where it can't be read."""
+        try:
+            return sorted(entry.name for entry in self.path(absolute).iterdir())
+        except OSError:
+            return []
+
     @property
     def is_this_machine(self) -> bool:
         """False for a recorded tree: then nothing else of this machine belongs to it."""

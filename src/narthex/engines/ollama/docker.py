@@ -272,8 +272,16 @@ def _environment() -> dict[str, str]:
     if env.get("DOCKER_HOST") or _USUAL.exists():
         return env
     others = (Path(os.path.expandvars(name)).expanduser() for name in _OTHER_SOCKETS)
-    other = next((path for path in others if path.is_socket()), None)
+    other = next((path for path in others if _is_socket(path)), None)
     return env | {"DOCKER_HOST": f"unix://{other}"} if other else env
+
+
+def _is_socket(path: Path) -> bool:
+    """A folder that this user may not enter holds none for it."""
+    try:
+        return path.is_socket()
+    except OSError:
+        return False
 
 
 def missing() -> type[Exception]:
