@@ -38,7 +38,8 @@ NO_DEVICE = Sign(
     r"no nvidia devices detected by library|no (?:CUDA|ROCm)-capable device is detected"
     r"|No CUDA GPUs are available|No HIP GPUs are available"
     r"|Could not initialize Tensile host: No devices found"
-    r"|ggml_cuda_init: found 0 (?:CUDA|ROCm) devices|torch\.cuda\.is_available\(\)\W+False\b"
+    r"|ggml_init_cublas: no CUDA devices found|ggml_cuda_init: found 0 (?:CUDA|ROCm) devices"
+    r"|torch\.cuda\.is_available\(\)\W+False\b"
 )
 NO_DEVICES_FOUND = Sign(r"\bNo devices were found", words=["devices were found"])
 BUSY = Sign(r"all CUDA-capable devices are busy or unavailable")
@@ -96,7 +97,7 @@ SMI_WORKS = Sign(
     words=["driver version", "uuid: gpu-"],
 )
 SMI_LOST = Sign(
-    r"Unable to determine the device handle for GPU ?(?P<pci>[0-9A-Fa-f:.]*\d)|GPU is lost"
+    r"Unable to determine the device handle for GPU ?(?P<pci>[0-9A-Fa-f:.]*\d)(?!.*Not Found)|GPU is lost"
     r"|Reboot the system to recover this GPU|GPU requires reset|GPU Reset Required"
 )
 SMI_ERR = Sign(

@@ -170,6 +170,17 @@ def test_the_small_card_at_work_beside_a_big_one_is_a_wrong_choice(gpu_says: Say
     assert gpu_says(llama_server_log=big) == []
 
 
+def test_vulkan_chosen_for_the_small_card_beside_cuda_is_a_wrong_choice(gpu_says: Says) -> None:
+    text = (
+        'level=INFO msg="dropping integrated GPU; to enable, set OLLAMA_IGPU_ENABLE=1" id=1 library=Vulkan '
+        'name=Vulkan1 description="NVIDIA GeForce RTX 4070"\n'
+        + CUDA
+        + 'level=INFO msg="selecting single GPU for '
+        'llama-server model" library=Vulkan name=Vulkan0 description="Intel(R) UHD Graphics"\n'
+    )
+    assert [finding.cause for finding in gpu_says(ollama_log=text)] == ["wrong_gpu_selected"]
+
+
 DROPPED = (
     'level=INFO msg="dropping integrated GPU; to enable, set OLLAMA_IGPU_ENABLE=1" id=0 '
     "library=Vulkan "

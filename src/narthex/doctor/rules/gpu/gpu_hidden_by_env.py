@@ -24,7 +24,7 @@ VARIABLES = (
 _NAME = r"(?P<name>(?:CUDA|ROCR|HIP|GGML_VK|NVIDIA)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL)"
 OVERRODE = Sign(rf'user overrode visible devices"? {_NAME}="?(?P<value>[^"\s]*)')
 CONFIGURED = Sign(
-    r'msg="server config" env=.*?\b(?P<name>(?:CUDA|ROCR|HIP|GGML_VK)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL)'
+    r'\bserver config"? env=.*?\b(?P<name>(?:CUDA|ROCR|HIP|GGML_VK)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL)'
     r":(?P<value>[^ \]\"]+)",
     words=["server config"],
 )
@@ -128,7 +128,7 @@ def _typed(evidence: Evidence) -> list[Hit]:
 
 def _by_readings(evidence: Evidence) -> tuple[str, str, list[Quote]] | None:
     row = evidence.reading("ollama.env")
-    last: list[Start] = starts(evidence)[-1:]
+    last: list[Start] = sorted(starts(evidence), key=lambda start: start.at or 0.0)[-1:]
     card = evidence.value("pci.nvidia") or evidence.value("pci.amd")
     if row is None or not isinstance(row.value, dict) or not card or not (last and last[0].only_cpu):
         return None

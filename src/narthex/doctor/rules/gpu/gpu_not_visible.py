@@ -96,7 +96,7 @@ def _live(evidence: Evidence) -> list[Quote]:
 
 def _works_elsewhere(evidence: Evidence) -> list[Quote]:
     """nvidia-smi shows a card and Ollama's last start found none, both on the host."""
-    last = starts(evidence)[-1:]
+    last = sorted(starts(evidence), key=lambda start: start.at or 0.0)[-1:]
     if not last or not last[0].only_cpu or evidence.has_kind("docker_log") or _in_container(evidence):
         return []
     line = last[0].devices[-1].entry
@@ -116,8 +116,8 @@ def _confidence(evidence: Evidence, hits: list[Hit], live: list[Quote]) -> float
         return 0.9
     if not hits:
         return 0.5
-    if all(hit.match.re in (cuda.BUSY.pattern,) for hit in hits):
-        return 0.5
+    if all(hit.match.re is cuda.BUSY.pattern or hit.match.groupdict().get("code") == "46" for hit in hits):
+        return 0.45  # found and not usable: another process, a mode, or a fault before it
     return 0.75 if where.on_cpu(evidence) or len(hits) > 1 or evidence.has(kernel.INIT_FAILED) else 0.65
 
 

@@ -117,10 +117,10 @@ def _crashed(evidence: Evidence) -> list[Hit]:
     """Crashed probes of ROCm: not those of another library, nor on a machine with an NVIDIA card."""
     hits = evidence.hits(CRASHED)
     named = [hit for hit in hits if "rocm" in hit.entry.plain.lower() or "hip" in hit.entry.plain.lower()]
+    if any(True for _ in where.nvidia_traces(evidence)) and not evidence.has(GFX):
+        return []
     if named:
         return named
-    if any(True for _ in where.nvidia_traces(evidence)):
-        return []
     return [
         hit
         for hit in hits

@@ -85,7 +85,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             denied,
             0.9,
             "Ollama may not use the AMD card: /dev/kfd is forbidden",
-            "The card is found, and opening its node is refused: the service's user lacks the group.",
+            _denied(denied),
             PERMISSION,
         )
         return
@@ -102,6 +102,12 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     else:
         sure = 0.8 if shown else 0.7
     yield _finding(hits, sure, "ROCm fails below Ollama", _why(faults, shown, refused), REMEDY)
+
+
+def _denied(hits: list[Hit]) -> str:
+    if any("not loaded" in hit.entry.plain.lower() for hit in hits):
+        return "The card is found, and /dev/kfd is not there: the container was started without it."
+    return "The card is found, and opening its node is refused: the service's user lacks the group."
 
 
 def _finding(hits: list[Hit], sure: float, title: str, why: str, remedy: Remedy) -> Finding:

@@ -14,15 +14,23 @@ from narthex.doctor.signs import cuda, kernel, ollama
 from narthex.doctor.story import starts
 
 CPU_TOLD = Sign(
-    r"no compatible GPUs were discovered|\bno GPU detected|no GPU, using CPU|Falling back to CPU mode"
-    r"|\b100% CPU\b|(?:reported|using|detected) a CPU-only backend|falling back to CPU\b"
-    r"|total[_ ]vram\"?=\"?0 B\b",
-    words=["gpu", "100% cpu", "cpu-only", "back to cpu", "vram"],
+    r"no compatible GPUs were discovered|\bno GPU detected|no GPU, using CPU|falling back to CPU\b"
+    r"|\b100% CPU\b|(?:reported|using|detected) a CPU-only backend|total[_ ]vram\"?=\"?0 B\b",
+    words=[
+        "no compatible gpus",
+        "no gpu detected",
+        "no gpu, using",
+        "back to cpu",
+        "100% cpu",
+        "cpu-only backend",
+        "total_vram",
+        "total vram",
+    ],
 )
 GPU_TOLD = Sign(
     r"\b\d+% GPU\b|\bNvidia GPU detected|Device: cuda:\d|offloaded [1-9]\d*/\d+ layers to GPU"
-    r"|total[_ ]vram\"?=\"?(?!0 B)\d|\b(?:CUDA|ROCm|Vulkan|SYCL)\d+ (?:model )?buffer size",
-    words=["% gpu", "gpu detected", "cuda:", "layers to gpu", "vram", "buffer size"],
+    r"|total[_ ]vram\"?=\"?(?!0 B)\d",
+    words=["% gpu", "nvidia gpu detected", "device: cuda", "layers to gpu", "total_vram", "total vram"],
 )
 _LIBRARY = re.compile(r"\blibrary=\"?(\w+)")
 SIGNS = (CPU_TOLD, GPU_TOLD)

@@ -12,14 +12,14 @@ from narthex.doctor.sign import Sign
 from narthex.doctor.signs import cuda
 
 USING = Sign(
-    r"using device (?P<device>\w+) \((?P<name>(?:[^()]|\([^()]*\))*)\)(?: \((?P<pci>[0-9a-f:.]+"
-    r"|unknown id)\))?",
-    words=["using device"],
+    r"using device \w+ \((?P<name>(?:[^()]|\([^()]*\))*)\)"
+    r"|selecting single GPU for llama-server model.*?description=\"(?P<chosen>[^\"]*)\"",
+    words=["using device", "selecting single gpu"],
 )
 LISTED = Sign(
-    r"ggml_vulkan: (?P<number>\d+) = (?P<name>.+?) \("
-    r"|Device (?P<cuda>\d+): (?P<card>[^,]+), compute capability",
-    words=["ggml_vulkan: ", "compute capability"],
+    r"ggml_vulkan: \d+ = (?P<name>.+?) \(|Device \d+: (?P<card>[^,]+), compute capability"
+    r"|msg=\"inference compute\" .*?description=\"(?P<told>[^\"]*)\"",
+    words=["ggml_vulkan: ", "compute capability", "inference compute"],
 )
 SMALL = (
     "llvmpipe",
@@ -92,11 +92,15 @@ def _small_instead_of_big(evidence: Evidence) -> list[Hit]:
     """«using device» of an integrated or software device only, and a discrete card in the list."""
     used = evidence.hits(USING)
     listed = evidence.hits(LISTED)
-    if not used or any(_is(hit["name"], BIG) for hit in used):
+    if not used or any(_is(_name(hit), BIG) for hit in used):
         return []
-    big = [hit for hit in listed if _is(hit["name"] or hit["card"], BIG)]
-    small = [hit for hit in used if _is(hit["name"], SMALL)]
+    big = [hit for hit in listed if _is(_name(hit), BIG)]
+    small = [hit for hit in used if _is(_name(hit), SMALL)]
     return [small[0], big[0]] if big and small else []
+
+
+def _name(hit: Hit) -> str:
+    return next((str(value) for value in hit.match.groupdict().values() if value), "")
 
 
 def _is(name: str, words: tuple[str, ...]) -> bool:
@@ -105,8 +109,7 @@ def _is(name: str, words: tuple[str, ...]) -> bool:
 
 def _why(bad: list[Hit], small: list[Hit]) -> str:
     if not bad:
-        name = small[1]["name"] or small[1]["card"]
-        return f"The model is put on {small[0]['name']}, while {name} is in the machine."
+        return f"The model is put on {_name(small[0])}, while {_name(small[1])} is in the machine."
     asked = next((hit for hit in bad if hit.match.groupdict().get("asked")), None)
     if asked is not None:
         have = f"; there are {asked['have']}" if asked["have"] else ""
