@@ -18,7 +18,7 @@ NVML = Sign(
     words=["unknown error"],
 )
 NOT_PERMITTED = Sign(
-    r"device context 800\b|(?:init failure|initialization failed|returned|CUDA error)[: ]+800\b"
+    r"device context 800(?!\d)|(?:init failure|initialization failed|returned|CUDA error)[: ]+800(?!\d)"
     r"|CUDA_ERROR_NOT_PERMITTED|cudaErrorNotPermitted|CUDA\w*:? operation not permitted",
     words=[
         "device context 800",

@@ -18,7 +18,8 @@ NO_SMI = Sign(
     words=["nvidia-smi"],
 )
 BANNER = Sign(r"The NVIDIA Driver was not detected\. +GPU functionality will not be available")
-NO_REQUEST = Sign(r"\"?DeviceRequests\"?[:=] ?(?:null|\[\]|<no value>)", words=["devicerequests"])
+# Docker's own note: in its JSON, or asked for with a format, where the answer is the next line.
+REQUESTS = Sign(r"DeviceRequests\b\"?(?P<none>[:=] ?(?:null|\[\]|<no value>))?")
 NO_DRIVER = Sign(r"Found no NVIDIA driver on your system")
 RUN = Sign(
     r"\b(?:docker|podman) (?:run|create)\b.*(?:ollama|comfy)\S*",
@@ -26,10 +27,20 @@ RUN = Sign(
 )
 COMPOSE = Sign(r"^-? ?image: \S*(?:ollama/ollama|comfyui)\S*", words=["image: "])
 ASKED = Sign(
-    r"--gpus\b|--runtime[= ]nvidia|nvidia\.com/gpu|capabilities: ?\[.*gpu|driver: nvidia|runtime:"
-    r" nvidia|gpus: all"
-    r"|--device[= ]/dev/(?:kfd|dri|nvidia)|/dev/kfd|\"DeviceRequests\": ?\[ ?\{",
-    words=["gpu", "nvidia", "/dev/"],
+    r"--gpus\b|--runtime[= ]nvidia|nvidia\.com/gpu|capabilities: ?\[.*gpu|driver: nvidia"
+    r"|runtime: nvidia|gpus: all|--device[= ]/dev/(?:kfd|dri|nvidia)|/dev/kfd|\"DeviceRequests\": ?\[(?!\])",
+    words=[
+        "--gpus",
+        "--runtime",
+        "nvidia.com/gpu",
+        "capabilities:",
+        "driver: nvidia",
+        "runtime: nvidia",
+        "gpus: all",
+        "--device",
+        "/dev/kfd",
+        "devicerequests",
+    ],
     first=40,
     last=40,
 )
@@ -120,7 +131,7 @@ def _used(evidence: Evidence) -> bool:
 
 def _signs(evidence: Evidence) -> list[Hit]:
     """What says that nobody asked for a GPU."""
-    rows = evidence.hits(NO_REQUEST, BANNER)
+    rows = [hit for hit in evidence.hits(REQUESTS, BANNER) if _is_none(evidence, hit)]
     smi = [hit for hit in evidence.hits(NO_SMI) if _of_container(evidence, hit)]
     runs = [hit for hit in evidence.hits(RUN) if not _RUN_GPU.search(_whole(evidence, hit))]
     if evidence.has(ASKED) and not rows:
@@ -132,6 +143,13 @@ def _signs(evidence: Evidence) -> list[Hit]:
         cpu = any(start.only_cpu for start in starts(evidence))
         found += [*runs, *compose] if cpu or found else []
     return found
+
+
+def _is_none(evidence: Evidence, hit: Hit) -> bool:
+    if "DeviceRequests" not in hit.entry.plain or hit.match.groupdict().get("none"):
+        return True
+    below = evidence.around(hit.entry, 0, 1)[1:]
+    return bool(below) and re.match(r"(?:null|\[\]|<no value>)(?: |$)", below[0].plain) is not None
 
 
 def _whole(evidence: Evidence, hit: Hit) -> str:
@@ -147,17 +165,21 @@ def _whole(evidence: Evidence, hit: Hit) -> str:
 def _of_container(evidence: Evidence, hit: Hit) -> bool:
     """nvidia-smi is missing inside: asked through docker exec, or at a container's prompt."""
     near = " ".join(entry.plain for entry in evidence.around(hit.entry, 3, 1))
-    return bool(re.search(r"OCI runtime|docker exec|root@[0-9a-f]{12}|kubectl exec|podman exec", near))
+    return bool(
+        re.search(
+            r"OCI runtime|exec: \"nvidia-smi\"|docker exec|root@[0-9a-f]{12}|kubectl exec|podman exec", near
+        )
+    )
 
 
 def _is_strong(hit: Hit) -> bool:
-    return any(sign.pattern.search(hit.entry.plain) for sign in (NO_REQUEST, BANNER, NO_SMI))
+    return any(sign.pattern.search(hit.entry.plain) for sign in (REQUESTS, BANNER, NO_SMI))
 
 
 def _why(signs: list[Hit], begun: list[Start]) -> str:
     text = " ".join(hit.entry.plain for hit in signs)
     parts = []
-    if NO_REQUEST.pattern.search(text):
+    if REQUESTS.pattern.search(text):
         parts.append("Docker notes no request for a GPU")
     if "nvidia-smi" in text:
         parts.append("nvidia-smi is not there inside, which the toolkit would have put there")
@@ -262,7 +284,7 @@ RULE = Rule(
         ),
         LookAlike(cause="healthy", how="A host without a GPU: «library=cpu» is as it should be."),
     ),
-    signs=(NO_SMI, BANNER, NO_REQUEST, NO_DRIVER, RUN, COMPOSE, ASKED, SEEN, *inside.SIGNS),
+    signs=(NO_SMI, BANNER, REQUESTS, NO_DRIVER, RUN, COMPOSE, ASKED, SEEN, *inside.SIGNS),
     check=check,
     readings=("container", "gpu.count"),
     explains=("gpu_not_visible", "driver_not_loaded", "partial_offload_slow"),

@@ -16,9 +16,9 @@ NO_DRIVER = Sign(
 )
 NO_RUNTIME = Sign(
     r"unknown or invalid runtime name: nvidia|unknown runtime specified nvidia"
-    r"|runtime \"?nvidia\"? (?:is )?not (?:registered|found)"
+    r"|runtime \"?nvidia\"? (?:is )?not registered"
     r"|\"?nvidia-container-runtime(?:-hook)?\"?: (?:executable file not found|no such file)",
-    words=["invalid runtime name", "unknown runtime specified", "nvidia"],
+    words=["invalid runtime name", "unknown runtime specified", "nvidia-container-runtime", "not registered"],
 )
 CLI = Sign(r"nvidia-container-cli: (?P<what>.*)", words=["nvidia-container-cli: "])
 LIBRARY = Sign(

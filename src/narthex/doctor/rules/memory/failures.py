@@ -205,8 +205,8 @@ def _working(evidence: Evidence, group: tuple[Hit, ...], text: str, load: Load |
 
 def _load_of(group: tuple[Hit, ...], known: list[Load]) -> Load | None:
     """The load under way or last done in that source when it happened."""
-    source, line = group[0].entry.place
-    before = [load for load in known if load.source == source and load.entry.line <= line + 1]
+    source, line = group[-1].entry.place
+    before = [load for load in known if load.source == source and load.entry.line <= line + 2]
     return before[-1] if before else None
 
 
@@ -252,7 +252,8 @@ def _size(hit: Hit) -> int | None:
     groups = hit.match.groupdict()
     if groups.get("mib"):
         return round(float(groups["mib"]) * MIB)
-    return int(groups["bytes"]) if groups.get("bytes") else None
+    count = groups.get("bytes") or groups.get("sycl")
+    return int(count) if count else None
 
 
 def _device(told: str) -> str:

@@ -37,7 +37,17 @@ CONTAINER = Sign(
 EXIT_137 = Sign(
     r"exit(?:ed)? (?:with )?(?:code|status)[ :=]*137|Exited \(137\)|\"ExitCode\": 137|Exit Code: 137"
     r"|code=killed, status=9/KILL|exit status 137",
-    words=["137", "status=9/kill"],
+    words=[
+        "code 137",
+        "code: 137",
+        "code=137",
+        "status 137",
+        "status: 137",
+        "status=137",
+        "exited (137)",
+        'code": 137',
+        "status=9/kill",
+    ],
 )
 KILLED = Sign(
     r"sys=9\b|(?:has terminated|no longer running|llama-server terminated|runner terminated)\b.*signal:"

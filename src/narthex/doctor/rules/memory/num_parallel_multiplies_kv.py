@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from narthex.doctor.evidence import Evidence
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, Severity
 from narthex.doctor.rule import LookAlike, Rule
-from narthex.doctor.rules.memory import failures, host_memory, oom_signs, placement, remedies
+from narthex.doctor.rules.memory import failures, host_memory, oom_signs, placement, remedies, tenants
 from narthex.doctor.rules.memory.failures import Phase
 from narthex.doctor.rules.memory.placement import Reason
 from narthex.doctor.sign import Sign
@@ -24,6 +24,9 @@ REMEDY = Remedy(
     verify="The memory that the model needs falls by the factor: see «KvSize», «-c» or «ollama ps».",
     verify_commands=(remedies.SHOW_RESIDENTS,),
 )
+
+
+_MANY = 8  # so many whole contexts outweigh the weights of most models
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
@@ -52,7 +55,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             cause="num_parallel_multiplies_kv",
             title=f"OLLAMA_NUM_PARALLEL={slots} multiplies the memory for the context",
             severity=Severity.WARNING,
-            confidence=0.6 if slots >= 4 else 0.4,
+            confidence=0.7 if slots >= _MANY else 0.55 if slots >= 4 else 0.4,
             evidence=(hit.quote(), *trouble),
             why=f"{slots} slots are set, so the cache is {slots} times that of one, and memory ran out.",
             remedy=REMEDY,
@@ -68,7 +71,10 @@ def _trouble(evidence: Evidence) -> tuple[Quote, ...]:
     if hit is not None:
         return (hit.quote(),)
     rows = placement.placements(evidence)
-    return rows[-1].quotes[:2] if rows and rows[-1].reason is not Reason.ASKED else ()
+    if rows:
+        return rows[-1].quotes[:2] if rows[-1].reason is Reason.UNKNOWN else ()
+    small = [one for one in tenants.residents(evidence) if one.share is not None and one.share < 0.99]
+    return tuple(one.quote for one in small[:1])
 
 
 def _finding(
@@ -108,7 +114,7 @@ RULE = Rule(
         LookAlike(cause="context_too_large", how="Also one slot alone is too large."),
         LookAlike(cause="partial_offload_slow", how="The weights alone are too large."),
     ),
-    signs=(SET, *oom_signs.ALL, *placement.SIGNS, *host_memory.ALL),
+    signs=(SET, *oom_signs.ALL, *placement.SIGNS, *host_memory.ALL, *tenants.SIGNS),
     check=check,
     explains=("partial_offload_slow", "vram_oom_on_load", "compute_buffer_oom", "host_ram_insufficient"),
 )

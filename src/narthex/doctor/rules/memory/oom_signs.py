@@ -18,8 +18,9 @@ BUFFER_FAILED = Sign(
 )
 LARGE_BUFFER = Sign(
     r"Device memory allocation of size (?P<bytes>\d+) failed"
-    r"|ggml_(?:backend_)?metal\w*: error: failed to allocate buffer, size = (?P<mib>[\d.]+) MiB",
-    words=["memory allocation of size", "failed to allocate buffer, size"],
+    r"|ggml_(?:backend_)?metal\w*: error: failed to allocate buffer, size = (?P<mib>[\d.]+) MiB"
+    r"|can't (?:malloc|allocate) (?P<sycl>\d+) Bytes (?:of )?memory on device",
+    words=["memory allocation of size", "failed to allocate buffer, size", " bytes"],
 )
 BUFFER_LIMIT = Sign(r"Requested buffer size exceeds (?:device )?(?:memory allocation|buffer size) limit")
 DEVICE_OOM = Sign(

@@ -11,6 +11,7 @@ from narthex.doctor.evidence import Evidence
 from narthex.doctor.finding import Quote
 from narthex.doctor.rules.memory.amounts import size_of
 from narthex.doctor.sign import Sign
+from narthex.doctor.signs import ollama
 from narthex.doctor.story import Load, Start, loads, starts
 from narthex.units import GIB, MIB
 
@@ -97,9 +98,13 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     def _guess(self) -> Reason:
         """Without the figures of the weights: a cache larger than the part on the GPU tells it."""
         kv, slots = self.kv_bytes or 0, self.load.parallel or 1
-        on_gpu = sum(size for name, size in self.load.weights_bytes.items() if name != "Host")
-        large = kv > 2 * on_gpu or (self.card_bytes is not None and kv > self.card_bytes / 2)
-        if kv <= 2 * GIB or not large:
+        card = self.card_bytes
+        weights = self.weights_bytes or _all_weights(self.load)
+        rest = weights + self._least_kv + self.graph_bytes + _DRIVER if weights else None
+        large = kv > (weights or GIB) or (card is not None and kv > card / 2)
+        if rest is not None and card is not None and rest + kv > card:
+            large = rest <= card  # on the empty card
+        if kv <= GIB or not large:
             return Reason.UNKNOWN
         return Reason.PARALLEL if slots >= 4 and kv / slots < 2 * GIB else Reason.CONTEXT
 
@@ -124,7 +129,11 @@ def place(evidence: Evidence, load: Load) -> Placement:
     kv = sum(load.kv_bytes.values()) or told.get("required.kv")
     graph = max(load.compute_bytes.values(), default=0) or told.get("graph.full", 0)
     held = _held(evidence, load)
-    free = load.available_bytes if load.available_bytes is not None else _free_at_start(start, held)
+    free = load.available_bytes
+    if free is None:
+        free = _free_before(evidence, load)
+    if free is None:
+        free = _free_at_start(start, held)
     return Placement(
         load=load,
         weights_bytes=weights,
@@ -160,6 +169,18 @@ def _card(start: Start | None) -> int | None:
     return sum(sizes) if sizes else None
 
 
+def _free_before(evidence: Evidence, load: Load) -> int | None:
+    """Of the last lines before it that tell free memory, a card each: of an excerpt Load may hold none."""
+    others = [one.last.line for one in loads(evidence) if one.source == load.source and one is not load]
+    since = max((line for line in others if line < load.entry.line), default=0)
+    cards: dict[str, int] = {}
+    for hit in evidence.hits(ollama.GPU_MEMORY, ollama.UPDATED_VRAM):
+        if hit.entry.source == load.source and since < hit.entry.line <= load.entry.line:
+            card = re.search(r"\b(?:id|gpu)=(\S+)", hit.entry.plain)
+            cards[card[1] if card else ""] = size_of(hit["available"]) or 0
+    return sum(cards.values()) if cards else None
+
+
 def _free_at_start(start: Start | None, held: int) -> int | None:
     sizes = [device.available_bytes for device in start.gpus] if start else []
     known = [size for size in sizes if size is not None]
@@ -175,6 +196,14 @@ def _weights(load: Load) -> int | None:
     if load.layers_on and load.layers_of and on_gpu:
         return min(told, round(on_gpu * load.layers_of / load.layers_on * 1.1))
     return told
+
+
+def _all_weights(load: Load) -> int | None:
+    """From those on the GPU and the layers that they are."""
+    on_gpu = sum(size for name, size in load.weights_bytes.items() if name != "Host")
+    if load.layers_on and load.layers_of and on_gpu:
+        return round(on_gpu * load.layers_of / load.layers_on)
+    return None
 
 
 def _estimate(evidence: Evidence, load: Load) -> dict[str, int]:

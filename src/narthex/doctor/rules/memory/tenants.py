@@ -19,7 +19,11 @@ PROCESS = Sign(
     words=["mib |"],
 )
 # A row of nvidia-smi --query-compute-apps=pid,process_name,used_memory --format=csv.
-PROCESS_CSV = Sign(r"^(?P<pid>\d+), ?(?P<name>[^,]+), ?(?P<mib>\d+) MiB$", words=[" mib"])
+PROCESS_CSV = Sign(
+    r"^(?P<pid>\d+), ?(?P<name>[^,]+), ?(?P<mib>\d+) MiB$",
+    words=[" mib"],
+    kinds=("nvidia_smi", "commands", "client_error"),
+)
 CARD = Sign(r"\| (?P<used>\d+)MiB / (?P<total>\d+)MiB \|", words=["mib /"])
 RESIDENT = Sign(
     r"^(?P<model>\S+) (?P<id>[0-9a-f]{12}) (?P<size>[\d.]+ ?[KMGT]?B) "
@@ -41,16 +45,17 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None
     vram_bytes: int
     quote: Quote
+    service: str = ""  # where a collector knows it: ollama, comfyui, …
 
     @property
     def is_engine(self) -> bool:
         """Ollama or a llama-server: one of its runners."""
-        return bool(_ENGINE.search(self.name))
+        return self.service in ("ollama", "llama_server") or bool(_ENGINE.search(self.name))
 
     @property
     def is_comfyui(self) -> bool:
-        """It says so itself; as «python» alone it can be any program."""
-        return bool(_COMFYUI.search(self.name))
+        """It is known for it, or says so itself; as «python» alone it can be any program."""
+        return self.service == "comfyui" or bool(_COMFYUI.search(self.name))
 
     @property
     def is_python(self) -> bool:
@@ -105,6 +110,7 @@ def tenants(evidence: Evidence) -> list[Tenant]:
                 pid=int(reading.about) if reading.about.isdecimal() else None,
                 vram_bytes=value["vram_bytes"],
                 quote=evidence.quote_reading(reading),
+                service=value.get("service") or "",
             )
     return sorted(rows.values(), key=lambda tenant: -tenant.vram_bytes)
 

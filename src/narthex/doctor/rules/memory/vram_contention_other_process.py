@@ -10,12 +10,14 @@ from narthex.doctor.evidence import Evidence
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.memory import failures, oom_signs, placement, remedies, tenants, torch_oom
+from narthex.doctor.rules.memory.amounts import size_of
 from narthex.doctor.rules.memory.failures import Failure, Phase
 from narthex.doctor.rules.memory.placement import Placement, Reason
 from narthex.doctor.rules.memory.tenants import Tenant
 from narthex.doctor.rules.memory.torch_oom import TorchOom
 from narthex.doctor.sign import Sign
-from narthex.doctor.story import starts
+from narthex.doctor.signs import ollama
+from narthex.doctor.story import loads, starts
 from narthex.units import GIB, MIB, format_size
 
 # llama-server's table: total = free + own + unaccounted, in MiB.
@@ -53,6 +55,25 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             yield _of_placement(evidence, one)
             return
     yield from _of_resident(evidence)
+    if not placement.placements(evidence):
+        yield from _of_readiness(evidence)
+
+
+def _of_readiness(evidence: Evidence) -> Iterator[Finding]:
+    """A load is only begun in this log, on a card that was nearly full though Ollama held nothing."""
+    hit = evidence.last(ollama.GPU_MEMORY)
+    begun = [one for one in starts(evidence) if one.gpus]
+    held = evidence.has(ollama.UPDATED_VRAM) or any(load.end == "ready" for load in loads(evidence))
+    if hit is None or held or len(begun) != 1 or len(begun[0].gpus) != 1:
+        return
+    card, free = begun[0].gpus[0].total_bytes, size_of(hit["available"])
+    if card and free is not None and free < 0.25 * card and card - free > 4 * GIB:
+        why = (
+            f"Of {format_size(card)} only {format_size(free)} were free when a load began, and Ollama itself "
+            "held nothing. How the load ended is not in this log."
+        )
+        quotes = (begun[0].gpus[0].entry.quote(), hit.quote())
+        yield _finding(quotes, why, 0.55, severity=Severity.WARNING)
 
 
 def _of_torch(evidence: Evidence, report: TorchOom) -> Finding:
