@@ -44,10 +44,7 @@ def _device(evidence: Evidence) -> Fact | None:
         )
         text = f"{told} uses the GPU: {names}, by {start.gpus[0].library}."
     else:
-        meant = not evidence.has(harmless.DISCOVERY, harmless.DROPPED, harmless.OVERRIDE, ollama.NO_GPU_FOUND)
-        text = f"{told} found no GPU and computes on the CPU" + (
-            ", without a hint of a card that failed." if meant else "."
-        )
+        text = f"{told} found no GPU and computes on the CPU."
     return Fact(text=text, evidence=tuple(device.entry.quote() for device in start.devices[:4]))
 
 

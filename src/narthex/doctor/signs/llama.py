@@ -30,7 +30,7 @@ CONTEXT = Sign(
 SLOT = Sign(r"(?:n_slots = \d+, |new slot,? )n_ctx_slot = (?P<ctx>\d+)", first=_FIRST, last=_LAST)
 MODEL_LOADED = Sign(
     r"(?:llama_server|main|server_main)\s*[:\]] ?model loaded|\[ *main\] model loaded"
-    r"|starting the main loop|llama server main loop starting",
+    r"|starting (?:the|internal llama|llama) main loop|llama server main loop starting",
     words=["model loaded", "main loop"],
     first=_FIRST,
     last=_LAST,
