@@ -60,7 +60,7 @@ def ollama_calls(evidence: Evidence) -> list[Call]:
     """Those that meant Ollama."""
     found: list[Call | None] = [_of_openwebui(hit) for hit in evidence.hits(openwebui.CANNOT_CONNECT)]
     found += [_of_others(hit) for hit in evidence.hits(NOT_RESOLVED, REFUSED)]
-    return [call for call in found if call is not None and _means_ollama(call)]
+    return [call for call in found if call is not None and call.entry.kind != "host" and _means_ollama(call)]
 
 
 def comfyui_calls(evidence: Evidence) -> list[Call]:

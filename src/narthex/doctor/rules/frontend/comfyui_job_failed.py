@@ -59,8 +59,31 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         yield _graph(evidence, invalid)
     elif broken:
         yield _failed(evidence, broken)
+    elif (finding := _of_readings(evidence)) is not None:
+        yield finding
     elif hidden := evidence.hits(openwebui.IMAGE_FAILED):
         yield _hidden(hidden)
+
+
+def _of_readings(evidence: Evidence) -> Finding | None:
+    """The last job of a ComfyUI on this machine."""
+    for row in evidence.all_readings("comfyui.last_job"):
+        value = row.value if isinstance(row.value, dict) else {}
+        error, node = str(value.get("error") or ""), str(value.get("node") or "")
+        if value.get("status") != "error" or not error or _GPU.search(error):
+            continue
+        return Finding(
+            cause="comfyui_job_failed",
+            title=f"ComfyUI's last job failed in {node}" if node else "ComfyUI's last job failed",
+            severity=Severity.WARNING,
+            confidence=0.85,
+            evidence=(evidence.quote_reading(row),),
+            why=f"The workflow was accepted and a node of it failed: {error[:200]}.",
+            ruled_out=(RuledOut(cause="comfyui_vram_oom", why="its error does not tell of memory"),),
+            remedy=REMEDY,
+            about=node,
+        )
+    return None
 
 
 def _of_gpu(evidence: Evidence, hit: Hit) -> bool:
@@ -225,5 +248,6 @@ RULE = Rule(
         LookAlike(cause="comfyui_unreachable", how="There ComfyUI's log has no line of the job at all."),
     ),
     signs=(),
+    readings=("comfyui.last_job",),
     check=check,
 )

@@ -98,7 +98,7 @@ def _of_ollama(
         title="Ollama refuses the page's origin"
         if sure
         else "Ollama refuses the origin or the name of the caller",
-        severity=Severity.ERROR,
+        severity=Severity.ERROR if sure else Severity.WARNING,
         confidence=0.9 if sure else 0.7,
         evidence=quotes(*asked[:2], *browser[:2], *logged[:2], tunnel),
         why=words + ".",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -98,8 +99,7 @@ def _of_words(evidence: Evidence, hits: Sequence[Hit]) -> Finding:
 def _of_readings(evidence: Evidence) -> Iterator[Finding]:
     tight: list[tuple[int, Quote, str, str]] = []
     for row in evidence.all_readings("disk"):
-        free = row.value.get("free_bytes") if isinstance(row.value, dict) else None
-        if free is None or free >= NEARLY_BYTES:
+        if not isinstance(row.value, dict) or (free := _free(row.value)) is None or free >= NEARLY_BYTES:
             continue
         what = str(row.value.get("what") or row.about)
         tight.append((free, evidence.quote_reading(row), row.about, what))
@@ -118,6 +118,14 @@ def _of_readings(evidence: Evidence) -> Iterator[Finding]:
         remedy=_remedy(path, ()),
         about=path,
     )
+
+
+def _free(value: Mapping[str, Any]) -> int | None:
+    """Free bytes; 0 where no file can be made any more because the file system has no inodes left."""
+    if value.get("inodes_total") and value.get("inodes_free") == 0:
+        return 0
+    free = value.get("free_bytes")
+    return int(free) if free is not None else None
 
 
 def _of_table(evidence: Evidence) -> Iterator[Finding]:
@@ -184,13 +192,15 @@ def _remedy(path: str, hits: Sequence[Hit]) -> Remedy:
         if not boxed
         else Command(text="docker system df", safe=True),
         Command(text="ollama list", safe=True, note="then: ollama rm NAME of what is not used any more"),
-        Command(
+    ]
+    if "blobs" in path or folder.rstrip("/").endswith(("models", ".ollama")):
+        partial = Command(
             text=f"sudo find {folder}/blobs -name '*-partial*' -mtime +1 -ls",
             safe=True,
             root=True,
             note="left by downloads that were given up; they can be deleted when no pull runs",
-        ),
-    ]
+        )
+        commands.append(partial)
     if boxed:
         commands.append(
             Command(

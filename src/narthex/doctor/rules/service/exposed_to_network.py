@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator
 
@@ -38,7 +37,7 @@ SERVICES = {
     "llama_server": "llama-server",
 }
 _INNER = {11434: "ollama", 8188: "comfyui"}
-_DOCKER_NETS = ("172.16.0.0/12",)
+_BRIDGE = re.compile(r"172\.(?:1[6-9]|2\d|3[01])\.\d+\.1$")  # Docker's own side of its networks
 
 
 class Open(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +48,12 @@ class Open(msgspec.Struct, frozen=True, kw_only=True):
     address: str
     quote: Quote
     container: str = ""
+
+    @property
+    def place(self) -> str:
+        """«Ollama on 0.0.0.0:11434»."""
+        address = f"[{self.address}]" if ":" in self.address.strip("[]") else self.address
+        return f"{SERVICES[self.service]} on {address}:{self.port}"
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
@@ -102,18 +107,14 @@ def _is_public(address: str) -> bool:
         return True
     if is_loopback(bare):
         return False
-    try:
-        ip = ipaddress.ip_address(bare)
-    except ValueError:
-        return False
-    return not any(ip.version == 4 and ip in ipaddress.ip_network(net) for net in _DOCKER_NETS)
+    return ":" in bare or (bare[:1].isdigit() and not _BRIDGE.match(bare))
 
 
 def _now(evidence: Evidence, found: list[Open]) -> Finding:
     env = evidence.value("openwebui.env") or {}
     no_login = str(env.get("WEBUI_AUTH", "")).lower() == "false"
     bare = [one for one in found if one.service != "openwebui" or no_login]
-    names = ", ".join(f"{SERVICES[one.service]} on {one.address}:{one.port}" for one in (bare or found))
+    names = ", ".join(one.place for one in (bare or found))
     words = (
         f"{names}: whoever reaches this machine over the network can use it, and it asks for no password. "
         "Whether a "

@@ -33,7 +33,7 @@ LISTED = re.compile(
 )
 _STORE = re.compile(r"ollama|/models?(?:/|$)|\\models|blobs|manifests|id_ed25519|\.gguf", re.IGNORECASE)
 _NOT_STORE = re.compile(
-    r"^/(?:dev|proc|sys|run|tmp|var/run|var/log|etc)(?:/|$)|docker\.sock|Modelfile|/runners/|/lib/ollama"
+    r"^/(?:dev|proc|sys|run|tmp|var/run|var/log|etc)(?:/|$)|docker\.sock|Modelfile|/runners/|^/usr(?:/local)?/lib/"
     r"|(?:^|/)bin/ollama$",
     re.IGNORECASE,
 )

@@ -51,6 +51,8 @@ STARTED_UNIT = Sign(r"Started (?:ollama\.service|Ollama)", words=["started ollam
 EXITED = Sign(
     r"\bExited \((?P<code>\d+)\) (?P<when>.+? ago)\b.*\b(?P<name>\S*ollama\S*)$", words=["exited ("]
 )
+_NOT_CLIENTS = ("openwebui_log", "host")
+_NAMED = re.compile(r"no Ollama at \S+ \(")  # an address that somebody set, not the usual one
 _UI = re.compile(r"open[-_]webui|open_webui|comfy", re.IGNORECASE)
 
 REMEDY = Remedy(
@@ -80,7 +82,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     if finding := _of_readings(evidence):
         yield finding
         return
-    clients = [hit for hit in evidence.hits(CLIENT, REFUSED, BARE) if hit.entry.kind != "openwebui_log"]
+    clients = [hit for hit in evidence.hits(CLIENT, REFUSED, BARE) if hit.entry.kind not in _NOT_CLIENTS]
     clients = [hit for hit in clients if not _UI.search(hit.entry.plain)]
     down = [hit for hit in evidence.hits(UNIT_DOWN) if _is_ollama(evidence, hit)]
     exited = [hit for hit in evidence.hits(EXITED) if not _UI.search(hit["name"])]
@@ -102,15 +104,22 @@ def _of_readings(evidence: Evidence) -> Finding | None:
         if isinstance(row.value, dict) and row.value.get("role") == "ollama"
     ]
     ended = [row for row in boxes if row.value.get("state") in ("exited", "dead", "created", "restarting")]
+    expected = bool(
+        boxes
+        or any(_NAMED.search(row.text) for row in rows)
+        or evidence.has(CLIENT, REFUSED, LISTENING, STARTED_UNIT)
+        or evidence.all_readings("openwebui.backend")
+    )
     words = f"Nothing answers at {', '.join(row.about for row in rows)}"
+    words += "" if expected else ", and nothing on this machine shows that an Ollama should be there"
     words += "".join(
         f"; the container {row.about} is {row.value.get('state')}{_code(row)}" for row in ended[:1]
     )
     return Finding(
         cause="ollama_unreachable",
-        title="Ollama does not answer",
-        severity=Severity.CRITICAL,
-        confidence=0.9,
+        title="Ollama does not answer" if expected else "No Ollama runs here",
+        severity=Severity.CRITICAL if expected else Severity.INFO,
+        confidence=0.9 if expected else 0.6,
         evidence=tuple(evidence.quote_reading(row) for row in (*rows, *ended))[:3],
         why=words + ".",
         remedy=_remedy(evidence, ended[0].about if ended else ""),

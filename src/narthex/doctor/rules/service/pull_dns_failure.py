@@ -9,7 +9,7 @@ from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.service.places import container, quotes
-from narthex.doctor.rules.service.pulling import ended_well, is_download
+from narthex.doctor.rules.service.pulling import is_download, reached_later
 from narthex.doctor.sign import Sign
 
 LOOKUP = Sign(
@@ -50,7 +50,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     groups = hit.match.groupdict()
     resolver = re.sub(r":\d+$", "", str(groups.get("resolver") or ""))
     kind, said = _resolver(resolver)
-    over = ended_well(evidence, hits[-1].entry)
+    over = reached_later(evidence, hits[-1].entry)
     reason = str(groups.get("why") or "not resolved")
     asked = f"{resolver}, {said}," if resolver else "the machine's resolver"
     yield Finding(
@@ -60,7 +60,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         confidence=0.95 if "ollama" in _name(hit) or "cloudflare" in _name(hit) else 0.85,
         evidence=quotes(*hits, most=3),
         why=f"{asked} was asked for {_name(hit)} and answered «{reason}»: no connection was even tried."
-        + (f" A later pull ended well (line {over.line}), so this is over." if over else ""),
+        + (f" The registry was reached later (line {over.line}), so this is over." if over else ""),
         ruled_out=(
             RuledOut(cause="pull_tls_failure", why="it did not come to a certificate: there was no address"),
             RuledOut(cause="model_not_found", why="the registry was never asked for the name"),

@@ -9,7 +9,7 @@ from narthex.doctor.evidence import Entry, Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.service.places import REGISTRIES, is_local, quotes
-from narthex.doctor.rules.service.pulling import PULLED, SUCCESS, ended_well, url_host
+from narthex.doctor.rules.service.pulling import DOWNLOADING, PULLED, SUCCESS, ended_well, url_host
 from narthex.doctor.sign import Sign
 
 PART_FAILED = Sign(
@@ -180,7 +180,6 @@ RULE = Rule(
         LookAlike(cause="pull_dns_failure", how="«lookup …» fails: there is no address yet."),
         LookAlike(cause="model_not_found", how="«file does not exist» is a wrong name."),
     ),
-    signs=(PART_FAILED, STALLED, GAVE_UP, NETWORK, ANSWER, END_OF_FILE, PULLED, SUCCESS),
-    explains=("model_not_found",),
+    signs=(PART_FAILED, STALLED, GAVE_UP, NETWORK, ANSWER, END_OF_FILE, PULLED, SUCCESS, DOWNLOADING),
     check=check,
 )

@@ -9,7 +9,7 @@ from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.service.places import container, is_local, quotes
-from narthex.doctor.rules.service.pulling import ended_well, url_host
+from narthex.doctor.rules.service.pulling import reached_later, url_host
 from narthex.doctor.sign import Sign
 
 REFUSED = Sign(
@@ -42,7 +42,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     if not hits:
         return
     text = " ".join(hit.entry.plain for hit in hits)
-    over = ended_well(evidence, hits[-1].entry)
+    over = reached_later(evidence, hits[-1].entry)
     host = next((found for hit in hits if (found := _host(evidence, hit))), "the registry")
     reason, text_of_fix, commands = _reason(evidence, text)
     yield Finding(
@@ -51,7 +51,8 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         severity=Severity.INFO if over else Severity.ERROR,
         confidence=0.95 if host != "the registry" or "pull" in text.lower() else 0.9,
         evidence=quotes(*hits, most=2),
-        why=reason + (f" A later pull ended well (line {over.line}), so this is over." if over else ""),
+        why=reason
+        + (f" The registry was reached later (line {over.line}), so this is over." if over else ""),
         ruled_out=(
             RuledOut(cause="pull_dns_failure", why="the name was resolved: a certificate came back"),
             RuledOut(cause="pull_interrupted", why="it fails each time at once, not somewhere on the way"),

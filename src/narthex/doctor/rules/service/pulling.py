@@ -12,6 +12,7 @@ from narthex.doctor.sign import Sign
 SUCCESS = Sign(
     r"^(?:success|\{?\"?status\"?: ?\"success\"\}?|.*\bwriting manifest success\b.*)$", words=["success"]
 )
+DOWNLOADING = Sign(r"downloading (?P<blob>[0-9a-f]{12}) in \d+ ", words=["downloading "])
 PULLED = Sign(r"\| ?200 ?\| [^|]*\|[^|]*\| POST \"/api/pull\"", words=["/api/pull"])
 _UPDATE = re.compile(r"update|telemetry|version check|/api/experimental|recommend", re.IGNORECASE)
 _PULL = re.compile(r"pull|manifest|/v2/|blobs|download|push|registry", re.IGNORECASE)
@@ -27,6 +28,14 @@ def ended_well(evidence: Evidence, entry: Entry) -> Entry | None:
             if hit.entry.source == entry.source and hit.entry.line > entry.line
         ),
         None,
+    )
+
+
+def reached_later(evidence: Evidence, entry: Entry) -> Entry | None:
+    """A later line of the same source that shows that the registry was reached."""
+    hits = evidence.hits(SUCCESS, DOWNLOADING)
+    return next(
+        (hit.entry for hit in hits if hit.entry.source == entry.source and hit.entry.line > entry.line), None
     )
 
 

@@ -14,6 +14,7 @@ from narthex.doctor.rules.service.places import quotes, started_later
 from narthex.doctor.sign import Sign
 
 _OURS = re.compile(r"ollama|webui|comfy|llama|narthex", re.IGNORECASE)
+_OWN_LOGS = ("ollama_log", "llama_server_log", "openwebui_log", "comfyui_log")
 _UNIT = r"(?:(?P<unit>[\w@.\\-]+\.service): )?"
 
 # Exit codes 200 to 245 are systemd's own: the step before the program that failed (systemd.exec(5)).
@@ -64,15 +65,21 @@ EXITED = Sign(
     r"|.*\(Result: exit-code\).*|.*\(code=exited, status=(?P<code2>\d+)(?:/\S+)?\))",
     words=["main process exited", "exit-code", "code=exited"],
 )
-PROGRAM_SAID = Sign(
-    r"^(?:Error: |panic: |fatal error: |error while loading shared libraries|.*level=(?:ERROR|FATAL) )"
-    r"|permission denied|address already in use|no space left|core-dump|signal: |oom-kill|killed"
-    r"|Illegal instruction",
-    words=["error", "panic", "permission denied", "in use", "no space left", "core-dump", "signal: ",
-           "oom-kill", "killed", "illegal instruction", "level=fatal"],
-    first=20,
-    last=40,
-)  # fmt: skip
+SAID = Sign(r"^(?:Error|error|panic|fatal error): (?P<what>.+)", words=["error: ", "panic: "], first=20, last=40)
+# What other rules name: the unit is not at fault then.
+OTHERS = Sign(
+    r"permission denied|in use|no space left|listen tcp|core-dump|code=(?:killed|dumped)|oom-kill|\bsignal: "
+    r"|Illegal instruction|panic: |shared libraries|GLIBC|Segmentation|cannot allocate|out of memory"
+    r"|read-only file",
+    words=["permission denied", "in use", "no space left", "listen tcp", "core-dump", "code=killed", "code=dumped",
+           "oom-kill", "signal: ", "illegal instruction", "panic: ", "shared libraries", "glibc", "
+           ""segmentation",
+           "cannot allocate", "out of memory", "read-only file"],
+    first=5,
+    last=5,
+)
+
+_SERVICE_TALK = r"systemctl|journalctl|ExecStart=|systemd|docker (?:compose|logs)"
 
 STEPS = {
     "EXEC": "the program of ExecStart= is not there, or is not executable",
@@ -142,7 +149,8 @@ def _ours(hit: Hit) -> bool:
     unit = groups.get("unit") or groups.get("name") or groups.get("absent") or ""
     if groups.get("absent"):
         return bool(_OURS.search(unit)) and "failed to" in hit.entry.plain.lower()
-    return bool(_OURS.search(unit)) if unit else bool(_OURS.search(hit.entry.plain + hit.entry.kind))
+    # in a log that is a service's own its unit may have any name
+    return not unit or bool(_OURS.search(unit)) or hit.entry.kind in _OWN_LOGS
 
 
 def _of_unit(evidence: Evidence, hits: list[Hit]) -> Finding:
@@ -201,9 +209,9 @@ def _named(remedy: Remedy, unit: str) -> Remedy:
 def _bad_words(evidence: Evidence) -> list[Hit]:
     """Words that the program does not know, where a service gave them, not a person at a terminal."""
     hits = evidence.hits(BAD_WORD, NO_HOME)
-    if evidence.has(RESTARTS, TOO_QUICK, EXITED):
+    if evidence.has(RESTARTS, TOO_QUICK, EXITED) or evidence.search(_SERVICE_TALK, "commands"):
         return hits
-    return [hit for hit in hits if hit.entry.kind not in ("commands", "client_error")]
+    return [hit for hit in hits if hit.entry.stream or hit.entry.kind not in ("commands", "client_error")]
 
 
 def _of_words(evidence: Evidence, hits: list[Hit]) -> Finding:
@@ -238,23 +246,26 @@ def _of_words(evidence: Evidence, hits: list[Hit]) -> Finding:
 
 
 def _unexplained_loop(evidence: Evidence) -> Finding | None:
-    """systemd starts it again and again, and nothing here says why."""
+    """systemd starts it again and again, and nothing here says why, or nothing that a rule knows."""
     loop = [hit for hit in evidence.hits(RESTARTS, TOO_QUICK) if _ours(hit)]
-    if not loop or evidence.has(PROGRAM_SAID) or started_later(evidence, loop[-1].entry):
+    if not loop or evidence.has(OTHERS) or started_later(evidence, loop[-1].entry):
         return None
-    exited = evidence.last(EXITED)
+    exited, said = evidence.last(EXITED), evidence.last(SAID)
     times = max((int(hit["count"]) for hit in loop if hit.match.groupdict().get("count")), default=0)
     if times == 1 and exited is None:
         return None  # one restart is no loop
     status = f" with status {_status(exited.entry)}" if exited and _status(exited.entry) else ""
+    reason = f"; its last words were «{said['what'][:120]}»" if said else "; the lines that would say why "
+    "are not here"
     return Finding(
         cause="service_unit_misconfig",
         title="The service ends again and again",
         severity=Severity.ERROR,
         confidence=0.4,
-        evidence=quotes(loop[-1], exited),
-        why=f"systemd has started it {times or 'many'} times and it ended each time{status}; the lines that "
-        "would say why are not here. A wrong unit is one of the reasons.",
+        evidence=quotes(loop[-1], said, exited),
+        why=f"systemd has started it {times or 'many'} times and it ended each time{status}{reason}. A "
+        "wrong unit is "
+        "one of the reasons.",
         remedy=Remedy(
             text="Read what the program said before it ended; the unit is judged after that.",
             commands=(
@@ -321,19 +332,7 @@ RULE = Rule(
         ),
         LookAlike(cause="host_oom_kill", how="The unit ends with «killed» or «oom-kill», not with a status."),
     ),
-    signs=(
-        STATUS,
-        STEP,
-        DETAIL,
-        UNIT_FILE,
-        IGNORED,
-        BAD_WORD,
-        NO_HOME,
-        RESTARTS,
-        TOO_QUICK,
-        EXITED,
-        PROGRAM_SAID,
-    ),
+    signs=(STATUS, STEP, DETAIL, UNIT_FILE, IGNORED, BAD_WORD, NO_HOME, RESTARTS, TOO_QUICK, EXITED, SAID, OTHERS),
     explains=("ollama_unreachable", "owui_cannot_reach_ollama", "comfyui_unreachable"),
     check=check,
 )
