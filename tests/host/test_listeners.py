@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from narthex.host.listeners import is_rival, listener_pid, listeners, listening, own_address
+from narthex.host.listeners import every_listener, is_rival, listener_pid, listeners, listening, own_address
 
 
 @pytest.fixture
@@ -58,3 +58,9 @@ def test_only_this_machines_addresses_are_its_own() -> None:
     assert own_address("127.0.0.1", 80) == "127.0.0.1"
     assert own_address("192.0.2.7", 80) is None  # of a range that is nobody's
     assert own_address("no.such.host.invalid", 80) is None
+
+
+def test_every_socket_that_listens_is_listed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = {row.port for row in every_listener()}
+        assert {one.getsockname()[1], other.getsockname()[1]} <= ports

@@ -191,6 +191,8 @@ def test_an_amd_card_has_its_own_nodes(host: Host) -> None:
     nodes = devices.collect(scope)
     assert [row.about for row in nodes.readings] == ["/dev/kfd", "/dev/dri/renderD128"]
     assert value(modules.collect(scope), "module.amdgpu") is True
+    memory = value(pci.collect(scope), "gpu.memory", "0000:03:00.0")
+    assert (memory["total_bytes"], memory["used_bytes"]) == (25753026560, 1 << 30)
     assert facts(pci.collect(scope)) == ["The AMD card 0000:03:00.0 answers and has the driver amdgpu."]
 
 

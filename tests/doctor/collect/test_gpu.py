@@ -31,7 +31,7 @@ ADA: dict[str, Any] = {
 
 
 def ask(**told: Any) -> Collected:
-    told.setdefault("nvmlSystemGetDriverVersion", "550.54.14")
+    told = {"nvmlSystemGetDriverVersion": "550.54.14", "nvmlSystemGetCudaDriverVersion": 12040, **told}
     env = ("env", f"PYTHONPATH={BINDINGS}", f"FAKE_NVML={json.dumps(told)}")
     return gpu.collect(Scope(nvml=(*env, *NVML_CHILD)))
 
@@ -45,6 +45,7 @@ def test_a_card_with_a_tenant() -> None:
     found = ask(cards=[ADA])
     assert row(found, "nvml.status").text == "NVML works, driver 550.54.14"
     assert row(found, "gpu.count").value == 1
+    assert row(found, "driver.cuda_version").text == "the driver 550.54.14 serves CUDA up to 12.4"
     memory = row(found, "gpu.memory", "0")
     assert memory.value == {
         "name": "NVIDIA RTX 4000 Ada Generation",

@@ -215,3 +215,10 @@ def test_a_daemon_on_another_machine_is_known(
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", host)
     assert docker.remote_host() == remote
+
+
+def test_the_engines_socket_is_the_one_that_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    assert docker.socket_path() == tmp_path / "docker.sock"
+    monkeypatch.setenv("DOCKER_HOST", "tcp://192.0.2.7:2375")
+    assert docker.socket_path() is None

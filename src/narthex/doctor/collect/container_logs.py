@@ -25,7 +25,7 @@ KINDS = {
 }
 _ENOUGH_S = 2.0  # for one log: then what was read is what there is
 _MOST_BYTES = 20 << 20
-_LINES = 60_000
+_LINES = 40_000
 _BEFORE_S = 3600  # of a container that did not start well the end of its former life is read, too
 _NS = 1_000_000_000
 

@@ -43,7 +43,7 @@ def collect(scope: Scope) -> Collected:
         name="gpu.count", value=len(seen.cards), text=f"NVML lists {len(seen.cards)} cards: {names or 'none'}"
     )
     rows = [reading for card in seen.cards for reading in _card(scope, card)]
-    return Collected(readings=(status, count, *rows), facts=tuple(_facts(seen)))
+    return Collected(readings=(status, count, _cuda(seen), *rows), facts=tuple(_facts(seen)))
 
 
 def _ask(scope: Scope) -> NvmlSeen | Reading:
@@ -65,6 +65,13 @@ def _refused(seen: NvmlSeen) -> Reading:
     meaning = _MEANING.get(seen.status, seen.message)
     text = f"NVML can't be used: {meaning} (NVML_ERROR_{seen.status})"
     return Reading(name="nvml.status", value=seen.status, text=text)
+
+
+def _cuda(seen: NvmlSeen) -> Reading:
+    if not seen.cuda:
+        return gap("driver.cuda_version", "the driver does not tell which CUDA it serves")
+    text = f"the driver {seen.driver} serves CUDA up to {seen.cuda}"
+    return Reading(name="driver.cuda_version", value=seen.cuda, text=text)
 
 
 def _card(scope: Scope, card: CardSeen) -> Iterator[Reading]:

@@ -14,6 +14,7 @@ NAMES: dict[str, str] = {
     'reading and writing ("EIO", "EACCES", "EPERM")',
     "driver.module_version": 'str: the loaded module\'s, "550.54.14"',
     "driver.library_version": "str: of libnvidia-ml.so.1, from its file name",
+    "driver.cuda_version": 'str: the newest CUDA that the driver serves, "12.4"',
     "nvml.status": 'str: "ok", or the error: "LIB_RM_VERSION_MISMATCH", "DRIVER_NOT_LOADED", '
     '"LIBRARY_NOT_FOUND", "UNKNOWN", "GPU_IS_LOST", "NO_PERMISSION", "TIMEOUT"',
     "pci.nvidia": "int: NVIDIA display controllers on the PCI bus",
@@ -22,7 +23,8 @@ NAMES: dict[str, str] = {
     "pci.card": "dict per PCI address: vendor, device (hex), driver (nvidia, nouveau, vfio-pci, amdgpu; "
     '"" none), fallen_off (bool; None unknown), runtime_status',
     "gpu.count": "int: cards that NVML lists",
-    "gpu.memory": "dict per card (about its index): name, uuid, pci, total_bytes, used_bytes, free_bytes",
+    "gpu.memory": "dict per card (about its index; of AMD its PCI address): name, uuid, pci, "
+    "total_bytes, used_bytes, free_bytes",
     "gpu.process": "dict per tenant (about its PID): card, name («python3 (ComfyUI)» where it is known), "
     "service (as of a listener), vram_bytes",
     "gpu.ecc": "dict per card: uncorrectable, corrected (since the last reset), pending_retirement",

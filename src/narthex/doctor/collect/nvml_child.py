@@ -41,6 +41,7 @@ class NvmlSeen(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     message: str = ""
     driver: str = ""
+    cuda: str = ""  # the newest CUDA that the driver serves: "12.4"
     cards: tuple[CardSeen, ...] = ()
 
 
@@ -58,7 +59,9 @@ def look() -> NvmlSeen:
     nvml = Nvml(pynvml)
     cards = tuple(_card(pynvml, nvml, index) for index in range(count))
     driver = nvml.ask("nvmlSystemGetDriverVersion") or ""
-    return NvmlSeen(status="ok", driver=_text(driver), cards=cards)
+    cuda = nvml.ask("nvmlSystemGetCudaDriverVersion")  # 12040 is 12.4
+    served = f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else ""
+    return NvmlSeen(status="ok", driver=_text(driver), cuda=served, cards=cards)
 
 
 def _card(library: Any, nvml: Nvml, index: int) -> CardSeen:

@@ -11,7 +11,7 @@ from narthex.doctor.collect.collected import Collected, gap
 from narthex.doctor.collect.scope import Scope
 from narthex.doctor.evidence import Reading
 from narthex.doctor.finding import Fact
-from narthex.units import format_count
+from narthex.units import format_count, format_size
 
 NAME = "graphics cards on the PCI bus"
 TIME_S = 1.0
@@ -32,6 +32,8 @@ class Card(msgspec.Struct, frozen=True, kw_only=True):
     driver: str  # "" without one
     fallen_off: bool | None  # None: asleep, or it can't be read
     runtime_status: str  # "active", "suspended", "" unknown
+    vram_total_bytes: int = 0  # as the driver amdgpu tells; 0 with another
+    vram_used_bytes: int = 0
 
 
 def find_cards(scope: Scope) -> list[Card] | None:
@@ -71,6 +73,8 @@ def _card(path: Path) -> Card | None:
         driver=_driver(path),
         fallen_off=_fallen_off(path, status),
         runtime_status=status,
+        vram_total_bytes=_number(path / "mem_info_vram_total"),
+        vram_used_bytes=_number(path / "mem_info_vram_used"),
     )
 
 
@@ -116,7 +120,23 @@ def _readings(card: Card) -> list[Reading]:
         how = "power/runtime_status" if card.vendor == "nvidia" else "power state"
         text = f"{_NAMES[card.vendor]} card {card.address} {how}: {card.runtime_status}"
         rows.append(Reading(name="gpu.power", value=card.runtime_status, text=text, about=card.address))
+    if card.vram_total_bytes:
+        rows.append(_memory(name, card))
     return rows
+
+
+def _memory(name: str, card: Card) -> Reading:
+    total, used = card.vram_total_bytes, card.vram_used_bytes
+    value = {
+        "name": name,
+        "uuid": "",
+        "pci": card.address,
+        "total_bytes": total,
+        "used_bytes": used,
+        "free_bytes": total - used,
+    }
+    text = f"{name}: {format_size(used)} of {format_size(total)} in use, {format_size(total - used)} free"
+    return Reading(name="gpu.memory", value=value, text=text, about=card.address)
 
 
 def _facts(cards: Iterable[Card]) -> list[Fact]:
@@ -126,6 +146,11 @@ def _facts(cards: Iterable[Card]) -> list[Fact]:
         for card in cards
         if card.fallen_off is False and card.driver in ours[card.vendor]
     ]
+
+
+def _number(path: Path) -> int:
+    text = _line(path)
+    return int(text) if text.isdecimal() else 0
 
 
 def _line(path: Path) -> str:
