@@ -191,6 +191,7 @@ def measure(path: Path, signs: int) -> None:
                 "lines": evidence.sources[0].lines,
                 "read_s": read - begin,
                 "rules_s": done - read,
+                "cpu_s": sum(resource.getrusage(resource.RUSAGE_SELF)[:2]),
                 "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
                 "findings": [finding.cause for finding in diagnosis.findings],
                 "signs": {repr(sign): evidence.count(sign) for sign in often},
@@ -235,7 +236,7 @@ def main() -> None:
             answer = subprocess.run(words, stdout=subprocess.PIPE, check=True).stdout
             row = json.loads(answer)
             row |= {"total_s": time.perf_counter() - begin, "plain_s": plain_s, "grep_s": grep_s}
-            row["mib"] = path.stat().st_size / MIB
+            row["mib_per_s"] = path.stat().st_size / MIB / (row["read_s"] + row["rules_s"])
             rows[mix] = row
             path.unlink()
     _print(rows)
@@ -243,16 +244,17 @@ def main() -> None:
         asked.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
+COLUMNS = ("lines", "read_s", "rules_s", "total_s", "cpu_s", "mib_per_s", "peak_mib", "plain_s", "grep_s")
+
+
 def _print(rows: dict[str, dict[str, object]]) -> None:
-    print("log       |    lines | read s | rules s | with start s | MiB/s | peak MiB | plain s | grep s")
+    print(" | ".join(("log      ", *(f"{name:>9}" for name in COLUMNS))))
     for mix, row in rows.items():
         figures = {name: float(str(value)) for name, value in row.items() if isinstance(value, int | float)}
-        speed = figures["mib"] / (figures["read_s"] + figures["rules_s"])
-        print(
-            f"{mix:9} | {figures['lines']:8.0f} | {figures['read_s']:6.2f} | {figures['rules_s']:7.2f} | "
-            f"{figures['total_s']:12.2f} | {speed:5.0f} | {figures['peak_mib']:8.0f} | "
-            f"{figures['plain_s']:7.2f} | {figures['grep_s']:6.2f}"
+        cells = (
+            f"{figures[name]:9.2f}" if name.endswith("_s") else f"{figures[name]:9.0f}" for name in COLUMNS
         )
+        print(" | ".join((f"{mix:9}", *cells)))
         signs = row["signs"]
         assert isinstance(signs, dict)
         for name, count in signs.items():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ import msgspec
 from narthex.doctor.finding import Fact, Quote, Skipped
 from narthex.doctor.sign import Sign
 
+_SHORT = 2 << 20  # bytes; of a longer source only the last lines at hand are looked through without a sign
+_AT_HAND = 5_000
 KINDS = (
     "ollama_log",
     "docker_log",
@@ -128,6 +131,7 @@ class Evidence:
         one, of a long one those around its hits. ``live``: it is this machine, now."""
         self._hits, self._counts = hits, counts
         self._kept = kept if kept is not None else {}
+        self._asked: dict[tuple[tuple[Sign, ...], frozenset[str]], Sequence[Hit]] = {}
         self.sources = tuple(sources)
         self.readings = tuple(readings)
         self.facts = tuple(facts)
@@ -137,21 +141,15 @@ class Evidence:
     def hits(self, *signs: Sign, kinds: Iterable[str] = ()) -> list[Hit]:
         """Lines with one of these signs, each line once, in the order of the sources and lines. Of very many
         in one source the first and the last are kept."""
-        wanted = frozenset(kinds)
-        seen: dict[tuple[str, int], Hit] = {}
-        for sign in signs:
-            for hit in self._hits.get(sign, ()):
-                if not wanted or hit.entry.kind in wanted:
-                    seen.setdefault(hit.entry.place, hit)
-        return sorted(seen.values(), key=lambda hit: (self._order[hit.entry.source], hit.entry.line))
+        return list(self._in_order(signs, frozenset(kinds)))
 
     def first(self, *signs: Sign, kinds: Iterable[str] = ()) -> Hit | None:
         """The first line with one of these signs."""
-        return next(iter(self.hits(*signs, kinds=kinds)), None)
+        return next(iter(self._in_order(signs, frozenset(kinds))), None)
 
     def last(self, *signs: Sign, kinds: Iterable[str] = ()) -> Hit | None:
         """The last one."""
-        return next(reversed(self.hits(*signs, kinds=kinds)), None)
+        return next(reversed(self._in_order(signs, frozenset(kinds))), None)
 
     def count(self, *signs: Sign) -> int:
         """How many lines had it, also those that were not kept. Of thousands in a row some are counted by
@@ -160,18 +158,19 @@ class Evidence:
 
     def has(self, *signs: Sign, kinds: Iterable[str] = ()) -> bool:
         """Whether a line with one of these signs is there."""
-        return bool(self.hits(*signs, kinds=kinds)) if kinds else any(map(self._hits.get, signs))
+        return bool(self._in_order(signs, frozenset(kinds))) if kinds else any(map(self._hits.get, signs))
 
     def has_kind(self, *kinds: str) -> bool:
         """Whether there is any text of these kinds."""
         return any(source.kind in kinds for source in self.sources)
 
     def lines(self, *kinds: str) -> list[Entry]:
-        """The lines at hand of some kinds: for transcripts and tables, which are short."""
+        """The lines at hand of some kinds: for transcripts and tables, which are short. Of a long source the
+        last lines at hand."""
         return [
             entry
             for source in self.sources
-            for entry in self._kept.get(source.name, {}).values()
+            for entry in self._at_hand(source)
             if not kinds or source.kind in kinds or entry.kind in kinds
         ]
 
@@ -209,6 +208,25 @@ class Evidence:
     def quote_reading(self, reading: Reading) -> Quote:
         """A reading as evidence: its line in the source «host»."""
         return Quote(source="host", line=self.readings.index(reading) + 1, text=reading.text or reading.gap)
+
+    def _in_order(self, signs: tuple[Sign, ...], kinds: frozenset[str]) -> Sequence[Hit]:
+        """Many rules ask for the same."""
+        known = self._asked.get((signs, kinds))
+        if known is None:
+            seen: dict[tuple[str, int], Hit] = {}
+            for sign in signs:
+                for hit in self._hits.get(sign, ()):
+                    if not kinds or hit.entry.kind in kinds:
+                        seen.setdefault(hit.entry.place, hit)
+            rows = seen.values()
+            known = sorted(rows, key=lambda hit: (self._order[hit.entry.source], hit.entry.line))
+            self._asked[signs, kinds] = known
+        return known
+
+    def _at_hand(self, source: Source) -> Iterator[Entry]:
+        kept = self._kept.get(source.name, {})
+        start = max(0, len(kept) - _AT_HAND) if source.bytes > _SHORT else 0
+        return (kept[number] for number in islice(kept, start, None))
 
     @cached_property
     def _order(self) -> dict[str, int]:

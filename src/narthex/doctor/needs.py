@@ -20,6 +20,18 @@ _COMMON = frozenset(
 )
 _DIGITS = frozenset(map(ord, "0123456789"))
 _sre: Any = importlib.import_module("re._parser")
+_compiler: Any = importlib.import_module("re._compiler")
+_op: Any = importlib.import_module("re._constants")
+_HASH = re.compile(r"(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{6,}")
+
+_INNER = {  # where the inner pattern of a node stands
+    "SUBPATTERN": 3,
+    "MAX_REPEAT": 2,
+    "MIN_REPEAT": 2,
+    "POSSESSIVE_REPEAT": 2,
+    "ASSERT": 1,
+    "ASSERT_NOT": 1,
+}
 
 Words = frozenset[str]  # of which one stands in every match
 Test = Callable[[bytes], bool]
@@ -27,13 +39,15 @@ Test = Callable[[bytes], bool]
 
 class Needs:
     """Of one pattern. ``words``: one of them stands in every match; empty where there is none. ``blind``:
-    whether it matches a line does not depend on which digits stand in it, only on where digits stand."""
+    whether it matches a line does not depend on which digits stand in it, only on where digits stand. Where
+    it does depend, ``loose`` is the same pattern with any digit for each, if that can be made."""
 
     def __init__(self, pattern: str) -> None:
         tree = _sre.parse(pattern, re.IGNORECASE)
         needs = _needed(tree)
         self.words = _best(needs)
         self.blind = _blind(tree)
+        self.loose = None if self.blind else _loose(pattern)
         self.may: Test = _all(needs)
 
 
@@ -115,9 +129,7 @@ def _blind_node(name: str, value: Any) -> bool:
         return all(_blind(side) for side in value[1])
     if name.startswith("GROUPREF"):
         return False
-    inner = {"SUBPATTERN": 3, "MAX_REPEAT": 2, "MIN_REPEAT": 2, "POSSESSIVE_REPEAT": 2, "ASSERT": 1}
-    inner["ASSERT_NOT"] = 1
-    return name not in inner or _blind(value[inner[name]])
+    return name not in _INNER or _blind(value[_INNER[name]])
 
 
 def _blind_set(members: Any) -> bool:
@@ -132,3 +144,48 @@ def _blind_set(members: Any) -> bool:
         elif str(value) in ("CATEGORY_DIGIT", "CATEGORY_WORD", "CATEGORY_NOT_SPACE"):
             return True
     return not held or held == _DIGITS
+
+
+def _loose(pattern: str) -> re.Pattern[str] | None:
+    """Finds whatever the pattern finds, and the same lines with other figures."""
+    tree = _sre.parse(pattern, re.IGNORECASE)
+    if _HASH.search(pattern) or not _loosen(tree):
+        return None
+    loose: re.Pattern[str] = _compiler.compile(tree)
+    return loose
+
+
+def _loosen(tree: Any) -> bool:
+    """In place; False where it can't be done."""
+    rows: list[Any] = []
+    for code, value in list(tree):
+        name = str(code)
+        if name.startswith("GROUPREF"):
+            return False
+        if name == "ASSERT_NOT" and not _blind(value[1]):
+            continue  # what must not follow may be anything
+        if name in ("LITERAL", "NOT_LITERAL") and value in _DIGITS:
+            rows.append(
+                (_op.IN, [(_op.CATEGORY, _op.CATEGORY_DIGIT)]) if name == "LITERAL" else (_op.ANY, None)
+            )
+        elif name == "IN" and not _blind_set(value):
+            rows.append((_op.IN, _loose_set(value)))
+        else:
+            inner = value[1] if name == "BRANCH" else [value[_INNER[name]]] if name in _INNER else []
+            if not all(_loosen(one) for one in inner):
+                return False
+            rows.append((code, value))
+    tree.data[:] = rows
+    return True
+
+
+def _loose_set(members: Any) -> list[Any]:
+    if str(members[0][0]) != "NEGATE":
+        return [*members, (_op.CATEGORY, _op.CATEGORY_DIGIT)]
+    rows = [
+        (code, value)
+        for code, value in members
+        if not (str(code) == "LITERAL" and value in _DIGITS)
+        and not (str(code) == "RANGE" and any(value[0] <= digit <= value[1] for digit in _DIGITS))
+    ]
+    return rows if len(rows) > 1 else [*rows, (_op.LITERAL, ord("\n"))]

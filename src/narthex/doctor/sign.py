@@ -36,6 +36,7 @@ class Sign:
         self.words = frozenset(words) or needs.words
         self.may = needs.may  # whether a lower-case line holds all words that a match needs
         self.blind = needs.blind  # whether it does not matter to it which digits stand in a line
+        self.loose = needs.loose  # where it does matter: the pattern with any digit for each
         self.kinds = frozenset(kinds)
         self.first, self.last = first, last
         if not self.words:

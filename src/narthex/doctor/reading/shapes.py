@@ -57,12 +57,16 @@ class Shapes:
         maybe: list[int] = []
         for index in signs:
             sign = self.words.signs[index]
-            if not sign.blind:
-                maybe.append(index)
-            elif sign.may(low):
-                entry = read()
-                if fits(sign.kinds, entry, self.kind) and sign.pattern.search(entry.plain):
+            if sign.blind and not sign.may(low):
+                continue
+            entry = read()
+            if not fits(sign.kinds, entry, self.kind):
+                continue
+            if sign.blind:
+                if sign.pattern.search(entry.plain):
                     sure.append(index)
+            elif sign.loose is None or sign.loose.search(entry.plain):
+                maybe.append(index)
         return Shape(tuple(sure), tuple(maybe))
 
 
