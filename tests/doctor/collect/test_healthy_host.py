@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,3 +91,14 @@ def test_a_broken_host_is_named_by_its_root(host: Host, name: str, told: dict[st
     assert found.findings[0].cause == cause
     assert found.findings[0].confidence >= 0.6
     assert found.findings[0].evidence[0].text
+
+
+def test_a_stale_uvm_node_is_named_though_nvml_works(host: Host) -> None:
+    def refuse(path: Path) -> None:
+        if path.name == "nvidia-uvm":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    found = look(host("healthy", nvml=nvml(cards=[ADA]), open_device=refuse))
+    assert found.findings[0].cause == "uvm_module_broken"
+    quoted = [quote.text for quote in found.findings[0].evidence]
+    assert "/dev/nvidia-uvm can't be opened for reading and writing: Input/output error (EIO)" in quoted
