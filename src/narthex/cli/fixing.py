@@ -38,8 +38,11 @@ class Terminal:
         click.echo("\n".join(["", *lines]), err=True)
 
     def ask(self, question: str) -> bool:
-        """No is the answer of whoever only presses Enter."""
-        return click.confirm(f"  {question}", default=False, err=True)
+        """No is the answer of whoever only presses Enter. Ctrl-C raises KeyboardInterrupt."""
+        try:
+            return click.confirm(f"  {question}", default=False, err=True)
+        except click.Abort as error:
+            raise KeyboardInterrupt from error
 
 
 def fix(diagnosis: Diagnosis, record: Record, *, yes: bool) -> ExitCode:

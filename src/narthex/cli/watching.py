@@ -21,7 +21,6 @@ from narthex.doctor.rule import Rule
 from narthex.doctor.rules import SIGNS
 from narthex.doctor.watch import watch
 from narthex.errors import ExitCode, UsageError
-from narthex.units import format_count
 from narthex.views.diagnosis import finding_text
 from narthex.views.ink import Ink
 
@@ -36,8 +35,7 @@ def watch_logs(logs: Sequence[str], rules: Sequence[Rule], *, as_json: bool) -> 
     places = _named(logs) if logs else log_places(scope)
     probe = None if logs else Pulse(scope)
     names = ", ".join(place.name for place in places)
-    click.echo(f"Watching {format_count(len(places), 'log')}: {names or 'none was found'}.", err=True)
-    click.echo("Ctrl-C ends it.", err=True)
+    click.echo(f"Logs: {names or 'none was found'}. Ctrl-C ends it.", err=True)
     with Record(_note) as record:
         tell = _Teller(record if not logs else None, as_json)
         ended = watch(

@@ -62,6 +62,11 @@ class Running:
         """What it has said on stderr so far."""
         return "".join(self._err)
 
+    @property
+    def printed(self) -> str:
+        """What it has printed on stdout so far."""
+        return "".join(self._out)
+
     def until(self, words: str, times: int = 1) -> None:
         """Wait until it has said these words on stderr so many times. AssertionError where it ends first."""
         deadline = time.monotonic() + PATIENCE_S
