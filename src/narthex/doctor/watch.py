@@ -22,7 +22,7 @@ from narthex.doctor.followers import Follower, follower
 from narthex.doctor.reading.scanner import Scanner
 from narthex.doctor.rule import Rule
 from narthex.doctor.sign import Sign
-from narthex.units import format_duration
+from narthex.units import format_count, format_duration
 
 POLL_S = 3.0  # between two looks at the services
 SAME_S = 1.5  # lines of one failure come together; later ones are the next failure
@@ -37,6 +37,10 @@ OnFinding = Callable[[Finding, int], None]
 """Takes a finding, and how often it has come up since the watch began."""
 OnNote = Callable[[str], None]
 
+Fresh = dict[Sign, frozenset[tuple[str, int]]]
+"""Of each sign the new lines that have it: source and number."""
+_NONE: frozenset[tuple[str, int]] = frozenset()
+
 
 class Watched(msgspec.Struct, frozen=True, kw_only=True):
     """How a watch ended."""
@@ -50,8 +54,7 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
     def words(self) -> str:
         """One line."""
         told = ", ".join(f"{cause} ×{count}" for cause, count in self.findings.items())
-        logs = "1 log" if self.sources == 1 else f"{self.sources} logs"
-        new = "1 new line" if self.lines == 1 else f"{self.lines} new lines"
+        logs, new = format_count(self.sources, "log"), format_count(self.lines, "new line")
         return f"Watched {logs} for {format_duration(self.seconds)}: {new}; {told or 'nothing new found'}."
 
 
@@ -60,7 +63,7 @@ class Known(msgspec.Struct):
 
     count: int
     at: float  # of the monotonic clock
-    triggers: frozenset[Sign]
+    triggers: frozenset[Sign]  # all of them stand on the line that proves it
     sure: bool
     present: bool = True
 
@@ -127,9 +130,11 @@ class _Watch:
         self._readings: tuple[Reading, ...] = ()
         self._known: dict[tuple[str, str], Known] = {}
         self._counts: dict[Sign, int] = {}
+        self._read: dict[str, int] = {}  # lines of each source that were judged
         self._hits = 0  # of the last judgement, and the readings it was made with
         self._judged: tuple[Reading, ...] = ()
         self._lines = 0
+        self._early: list[Piece] = []  # new lines of one log that came before the older ones of another
         self._told = False  # whether what is seen counts as new
         self._begun = time.monotonic()
 
@@ -183,18 +188,21 @@ class _Watch:
             self._stop.wait(poll_s)
 
     def _take_context(self) -> None:
-        """The older lines of all logs, and the first look; what is wrong there already is only counted up."""
+        """The older lines of all logs; what they prove is known, and not told as new."""
         until = time.monotonic() + _CONTEXT_S
         while not self._stop.is_set() and time.monotonic() < until:
             ready = all(one.ready.is_set() for one in self._followers)
             if not self._take(_TURN_S if not ready else 0.0) and ready:
                 break
         self._judge()
+        standing = list(dict.fromkeys(cause for cause, _ in self._known))
         self._told = True
-        if standing := list(dict.fromkeys(cause for cause, _ in self._known)):
-            self._on_note(
-                f"Already there before the watch: {', '.join(standing)}. «narthex doctor» tells of it."
-            )
+        for piece in self._early:
+            self._feed(piece)
+        before = f"; already there before: {', '.join(standing)}" if standing else ""
+        self._on_note(f"Watching {format_count(len(self._sources), 'log')}{before}.")
+        if self._early:
+            self._judge()
 
     def _take(self, wait_s: float) -> bool:
         """What the queue holds now; False where nothing came."""
@@ -207,13 +215,18 @@ class _Watch:
                 return came
             came = True
             if isinstance(item, Piece):
-                self._scanner.feed(item.place.kind, item.place.name, item.data)
-                self._lines += 0 if item.old else item.data.count(b"\n")
+                self._feed(item) if item.old or self._told else self._early.append(item)
             elif isinstance(item, str):
                 self._on_note(item)
             else:
                 self._compare(item)
                 self._readings = item
+            if time.monotonic() > until + _TURN_S:  # so much comes that it has no end
+                return came
+
+    def _feed(self, piece: Piece) -> None:
+        self._scanner.feed(piece.place.kind, piece.place.name, piece.data)
+        self._lines += 0 if piece.old else piece.data.count(b"\n")
 
     def _compare(self, now: Sequence[Reading]) -> None:
         """Tell of services that went away or came back since the last look."""
@@ -239,14 +252,23 @@ class _Watch:
         for finding in found.values():
             self._weigh(finding, evidence, fresh, now)
 
-    def _fresh(self, evidence: Evidence) -> frozenset[Sign]:
-        """Signs that were found on lines that came since the last judgement."""
+    def _fresh(self, evidence: Evidence) -> Fresh:
+        """The lines that came since the last judgement, of each sign that was found on one."""
         counts = {sign: count for sign in self._signs if (count := evidence.count(sign))}
-        fresh = frozenset(sign for sign, count in counts.items() if count > self._counts.get(sign, 0))
+        grown = [sign for sign, count in counts.items() if count > self._counts.get(sign, 0)]
+        fresh = {
+            sign: frozenset(
+                hit.entry.place
+                for hit in evidence.hits(sign)
+                if hit.entry.line > self._read.get(hit.entry.source, 0)
+            )
+            for sign in grown
+        }
         self._counts = counts
+        self._read = {source.name: source.lines for source in evidence.sources}
         return fresh
 
-    def _weigh(self, finding: Finding, evidence: Evidence, fresh: frozenset[Sign], now: float) -> None:
+    def _weigh(self, finding: Finding, evidence: Evidence, fresh: Fresh, now: float) -> None:
         """Tell it where it is new, where it came up again, or where a suspicion became sure."""
         key = (finding.cause, finding.about)
         sure = finding.confidence >= SURE
@@ -256,7 +278,7 @@ class _Watch:
             self._known[key] = known = Known(count=0, at=now - 2 * SAME_S, triggers=triggers, sure=sure)
             again = self._told
         elif known.triggers:
-            again = bool(known.triggers & fresh)
+            again = bool(frozenset.intersection(*(fresh.get(sign, _NONE) for sign in known.triggers)))
         else:
             again = not known.present
         if again and now - known.at > SAME_S:
@@ -268,7 +290,7 @@ class _Watch:
             known.at = now
         known.present, known.sure = True, sure or known.sure
 
-    def _triggers(self, finding: Finding, evidence: Evidence, fresh: frozenset[Sign]) -> frozenset[Sign]:
+    def _triggers(self, finding: Finding, evidence: Evidence, fresh: Fresh) -> frozenset[Sign]:
         """The signs by which it shows itself: those of the last line that it quotes of each log, else those
         of its rule that are new just now. None where it stands on readings alone."""
         last: dict[str, int] = {}
@@ -282,4 +304,5 @@ class _Watch:
             for sign in self._signs
             if any(last.get(hit.entry.source) == hit.entry.line for hit in evidence.hits(sign))
         )
-        return found or self._of_rule[finding.cause] & fresh
+        own = self._of_rule[finding.cause]
+        return (found & own) or found or frozenset(sign for sign in own if sign in fresh)
