@@ -31,6 +31,7 @@ class Writer:
 
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
+        self.models = [f"{self.dice.getrandbits(256):064x}" for _ in range(9)]
         self.seconds = 0.0
 
     def slog(self, level: str, source: str, words: str) -> str:
@@ -59,7 +60,7 @@ class Writer:
         )
 
     def load(self, failed: bool = False) -> Iterator[str]:
-        blob = BLOB + f"{self.dice.getrandbits(256):064x}"
+        blob = BLOB + self.dice.choice(self.models)
         layers = self.dice.choice((33, 41, 65))
         on = layers if self.dice.random() < 0.7 else layers // 2
         yield self.slog(

@@ -22,7 +22,7 @@ _DIGITS = frozenset(map(ord, "0123456789"))
 _sre: Any = importlib.import_module("re._parser")
 _compiler: Any = importlib.import_module("re._compiler")
 _op: Any = importlib.import_module("re._constants")
-_HASH = re.compile(r"(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{6,}")
+_HASH = re.compile(r"(?=\d*[a-f]\d*[a-f])(?=[a-f]*\d)[0-9a-f]{6,}")
 
 _INNER = {  # where the inner pattern of a node stands
     "SUBPATTERN": 3,
