@@ -96,7 +96,12 @@ def test_a_module_that_is_not_loaded_is_seen_on_this_machine(gpu_says: Says) -> 
         ),
         Reading(name="nvml.status", value="ok", text="NVML answers"),
         Reading(name="gpu.process", about="940", value={"name": "python", "card": 0}, text="python (940)"),
-        Reading(name="container", about="ai-ollama", value={"role": "ollama"}, text="ai-ollama runs"),
+        Reading(
+            name="container",
+            about="ai-ollama",
+            value={"role": "ollama", "gpu_request": True},
+            text="ai-ollama runs",
+        ),
     ]
     (only,) = gpu_says(readings)
     assert only.cause == "uvm_module_broken"
@@ -104,6 +109,27 @@ def test_a_module_that_is_not_loaded_is_seen_on_this_machine(gpu_says: Says) -> 
     steps = " ".join(step.text + step.note for step in only.remedy.commands)
     assert "python (PID 940)" in steps
     assert "docker restart ai-ollama" in steps
+
+
+def test_a_module_that_nobody_needed_yet_is_no_trouble(gpu_says: Says) -> None:
+    readings = [
+        Reading(name="module.nvidia", value=True, text="nvidia is loaded"),
+        Reading(name="module.nvidia_uvm", value=False, text="nvidia_uvm is not in /proc/modules"),
+        Reading(name="nvml.status", value="ok", text="NVML answers"),
+    ]
+    (only,) = gpu_says(readings)
+    assert not only.is_trouble
+
+
+def test_a_node_that_fails_is_trouble_at_once(gpu_says: Says) -> None:
+    readings = [
+        Reading(name="module.nvidia", value=True, text="nvidia is loaded"),
+        Reading(name="module.nvidia_uvm", value=True, text="nvidia_uvm is loaded"),
+        Reading(name="device.node", about="/dev/nvidia-uvm", value="EIO", text="/dev/nvidia-uvm: EIO"),
+    ]
+    (only,) = gpu_says(readings)
+    assert only.cause == "uvm_module_broken"
+    assert only.confidence == 0.95
 
 
 def test_with_a_working_node_nothing_is_said(gpu_says: Says) -> None:

@@ -179,6 +179,16 @@ def test_a_card_without_a_module_on_this_machine(gpu_says: Says) -> None:
     assert "nouveau" in only.why
 
 
+def test_a_card_that_is_given_to_a_virtual_machine_needs_no_driver(gpu_says: Says) -> None:
+    card = {"vendor": "nvidia", "driver": "vfio-pci", "fallen_off": False}
+    readings = [
+        Reading(name="pci.nvidia", value=1, text="1 NVIDIA display controller"),
+        Reading(name="pci.card", about="0000:01:00.0", value=card, text="NVIDIA card: driver vfio-pci"),
+        Reading(name="module.nvidia", value=False, text="nvidia is not in /proc/modules"),
+    ]
+    assert gpu_says(readings) == []
+
+
 def test_a_machine_without_a_card_needs_no_driver(gpu_says: Says) -> None:
     readings = [
         Reading(name="pci.nvidia", value=0, text="no NVIDIA display controller"),

@@ -113,6 +113,20 @@ def test_a_lost_card_on_this_machine(gpu_says: Says) -> None:
     assert only.cause == "gpu_fell_off_bus"
 
 
+def test_a_card_whose_registers_read_ones_on_this_machine(gpu_says: Says) -> None:
+    card = {"vendor": "nvidia", "driver": "nvidia", "fallen_off": True}
+    text = "NVIDIA card 0000:01:00.0: its registers read ones"
+    (only,) = gpu_says([Reading(name="pci.card", about="0000:01:00.0", value=card, text=text)])
+    assert only.cause == "gpu_fell_off_bus"
+    assert only.confidence >= 0.9
+
+
+def test_nvml_that_hangs_is_a_suspicion(gpu_says: Says) -> None:
+    (only,) = gpu_says([Reading(name="nvml.status", value="TIMEOUT", text="NVML did not answer")])
+    assert only.cause == "gpu_fell_off_bus"
+    assert only.confidence < 0.5
+
+
 def test_a_card_that_came_back_is_a_warning(gpu_says: Says) -> None:
     readings = [
         Reading(name="nvml.status", value="ok", text="NVML answers"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from narthex.doctor.evidence import Evidence, Hit
+from narthex.doctor.evidence import Evidence, Hit, Reading
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.gpu import steps, where
@@ -113,30 +113,59 @@ def _live(evidence: Evidence) -> list[Quote]:
     cards = evidence.reading("pci.nvidia")
     if cards is None or not cards.value:
         return []
+    drivers = [row.value.get("driver") for row in _nvidia_cards(evidence)]
+    if where.any_gpu(evidence) or (drivers and all(driver == "vfio-pci" for driver in drivers)):
+        return []  # another card works, or the card is given to a virtual machine
     module = evidence.reading("module.nvidia")
     status = evidence.reading("nvml.status")
     missing = module is not None and module.value is False
     if not missing and not (status is not None and status.value == "DRIVER_NOT_LOADED"):
         return []
-    rows = [module if missing else status, cards]
+    rows = [module if missing else status, cards, *_nvidia_cards(evidence)[:1]]
     if evidence.value("module.nouveau") is True:
         rows.append(evidence.reading("module.nouveau"))
+    if evidence.value("secure_boot") is True and evidence.value("module.nvidia_file") is True:
+        rows.append(evidence.reading("secure_boot"))
+    if evidence.value("module.nvidia_file") is False:
+        rows.append(evidence.reading("module.nvidia_file"))
     return [evidence.quote_reading(row) for row in rows if row is not None]
 
 
+def _nvidia_cards(evidence: Evidence) -> list[Reading]:
+    rows = evidence.all_readings("pci.card")
+    return [row for row in rows if isinstance(row.value, dict) and row.value.get("vendor") == "nvidia"]
+
+
 def _why(evidence: Evidence, dkms: bool, nouveau: bool) -> str:
-    if evidence.has(SECURE_BOOT):
-        return "The kernel refuses the module because its key is not enrolled: Secure Boot is on."
-    if nouveau or evidence.value("module.nouveau") is True:
-        return "The card is there, and the free driver nouveau holds it; CUDA needs NVIDIA's own driver."
-    if dkms:
-        return "The module could not be built for this kernel (DKMS failed), so none is loaded."
-    if evidence.has(kernel.NVIDIA_NOT_PROBED):
-        return (
+    """The likeliest of the reasons, the surest first."""
+    on_disk, signed = evidence.value("module.nvidia_file"), evidence.value("secure_boot")
+    reasons = (
+        (
+            evidence.has(SECURE_BOOT),
+            "The kernel refuses the module because its key is not enrolled: Secure Boot is on.",
+        ),
+        (
+            nouveau or evidence.value("module.nouveau") is True,
+            "The card is there, and the free driver nouveau holds it; CUDA needs NVIDIA's own driver.",
+        ),
+        (
+            on_disk is False,
+            "No module of NVIDIA is on the disk for the kernel that runs: it was not built for it.",
+        ),
+        (
+            on_disk is True and signed is True,
+            "A module for this kernel is on the disk and not loaded, and Secure Boot is on: is its "
+            "key enrolled?",
+        ),
+        (dkms, "The module could not be built for this kernel (DKMS failed), so none is loaded."),
+        (
+            evidence.has(kernel.NVIDIA_NOT_PROBED),
             "The module was loaded and took no card: another driver holds it, or this driver does "
-            "not serve it."
-        )
-    return "No NVIDIA module answers under the running kernel, so no program can use the card."
+            "not serve it.",
+        ),
+    )
+    plain = "No NVIDIA module answers under the running kernel, so no program can use the card."
+    return next((text for holds, text in reasons if holds), plain)
 
 
 RULE = Rule(
@@ -165,7 +194,7 @@ RULE = Rule(
     ),
     check=check,
     signs=(SECURE_BOOT, IN_CONTAINER, *where.SIGNS),
-    readings=("pci.nvidia", "module.nvidia", "nvml.status"),
+    readings=("pci.nvidia", "module.nvidia", "nvml.status", "pci.card"),
     explains=(
         "gpu_not_visible",
         "uvm_module_broken",

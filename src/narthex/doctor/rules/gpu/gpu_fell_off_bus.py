@@ -51,6 +51,8 @@ REMEDY = Remedy(
     ),
 )
 
+_LOST = ("GPU_IS_LOST", "RESET_REQUIRED", "GPU_NOT_FOUND", "UNKNOWN")
+
 
 def check(evidence: Evidence) -> Iterator[Finding]:
     """Xid 79 and its like, a lost card in NVML's words, or a bus that answers with ones."""
@@ -61,7 +63,8 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     live = _live(evidence)
     errors = [] if bus or lost or gone or silent else evidence.hits(cuda.SMI_ERR)
     hits = list({hit.entry.place: hit for hit in (*bus, *lost, *gone, *silent, *errors)}.values())
-    if not (hits or live):
+    hanging = _hanging(evidence)
+    if not (hits or live or hanging):
         return
     back = not live and hits and _is_back(evidence, hits[-1])
     yield Finding(
@@ -69,7 +72,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         title="The GPU has fallen off the bus" if bus or gone else "The GPU no longer answers",
         severity=Severity.WARNING if back else Severity.CRITICAL,
         confidence=min(_confidence(bus, lost, gone, silent, live), 0.7 if back else 1.0),
-        evidence=tuple(dict.fromkeys([*live, *(hit.quote() for hit in hits[:4])])),
+        evidence=tuple(dict.fromkeys([*live, *hanging, *(hit.quote() for hit in hits[:4])])),
         why=_why(hits, bus, silent) + (" It works again since, and may be lost again." if back else ""),
         remedy=REMEDY,
         ruled_out=(
@@ -108,10 +111,20 @@ def _is_back(evidence: Evidence, hit: Hit) -> bool:
 
 
 def _live(evidence: Evidence) -> list[Quote]:
+    rows = [row for row in evidence.all_readings("nvml.status") if row.value == "GPU_IS_LOST"]
+    rows += [
+        row
+        for row in evidence.all_readings("pci.card")
+        if isinstance(row.value, dict) and row.value.get("fallen_off") is True
+    ]
+    rows += [row for row in evidence.all_readings("gpu.lost") if row.value in _LOST]
+    return [evidence.quote_reading(row) for row in rows]
+
+
+def _hanging(evidence: Evidence) -> list[Quote]:
+    """NVML that does not answer: a lost card often shows so, and a sleeping one may."""
     row = evidence.reading("nvml.status")
-    if row is None or row.value != "GPU_IS_LOST":
-        return []
-    return [evidence.quote_reading(row)]
+    return [evidence.quote_reading(row)] if row is not None and row.value == "TIMEOUT" else []
 
 
 def _why(hits: list[Hit], bus: list[Hit], silent: list[Hit]) -> str:
@@ -151,7 +164,7 @@ RULE = Rule(
     ),
     check=check,
     signs=where.SIGNS,
-    readings=("nvml.status",),
+    readings=("nvml.status", "pci.card", "gpu.lost"),
     explains=(
         "container_started_without_gpu",
         "gpu_xid_app_fault",

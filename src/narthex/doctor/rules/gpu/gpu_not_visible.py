@@ -46,7 +46,7 @@ REMEDY = Remedy(
 
 def check(evidence: Evidence) -> Iterator[Finding]:
     """Zero devices, in any program's words; or a card that works everywhere but in Ollama."""
-    if evidence.has(cuda.NVML_UNKNOWN):  # revoked inside a container: another rule's
+    if evidence.has(cuda.NVML_UNKNOWN) and not evidence.live:  # revoked inside a container: another rule's
         return
     hits = where.standing(evidence, _none_found(evidence))
     live = _live(evidence)
@@ -89,6 +89,9 @@ def _live(evidence: Evidence) -> list[Quote]:
     cards, count = evidence.reading("pci.nvidia"), evidence.reading("gpu.count")
     if not (cards and cards.value and evidence.value("module.nvidia") is True):
         return []
+    status = evidence.reading("nvml.status")
+    if status is not None and status.value in ("UNKNOWN", "NO_PERMISSION"):
+        return [evidence.quote_reading(cards), evidence.quote_reading(status)]
     if count is not None and count.value == 0 and evidence.value("nvml.status") in ("ok", "NO_DEVICE"):
         return [evidence.quote_reading(cards), evidence.quote_reading(count)]
     return []

@@ -47,6 +47,14 @@ def stop_ollama(evidence: Evidence) -> Command:
     return STOP_OLLAMA
 
 
+def somebody_computes(evidence: Evidence) -> bool:
+    """Whether a service runs here that wants the GPU: its start had CUDA look for it."""
+    containers = [row.value for row in evidence.all_readings("container") if isinstance(row.value, dict)]
+    return any(row.value is True for row in evidence.all_readings("ollama.answers")) or any(
+        value.get("gpu_request") and value.get("state", "running") == "running" for value in containers
+    )
+
+
 def users_of_gpu(evidence: Evidence) -> str:
     """Who holds the card: «llama-server (PID 940), python (PID 1203)»; "" where it is not known."""
     rows = [

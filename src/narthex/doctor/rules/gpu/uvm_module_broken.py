@@ -25,6 +25,13 @@ IN_LSMOD = Sign(r"^nvidia(?P<uvm>_uvm)? +\d+ +-?\d+(?: .*)?$", words=["nvidia"],
 MEANING = "CUDA needs the kernel module nvidia_uvm besides the driver. Without it no program can use the GPU."
 
 
+_IDLE = (
+    "The driver answers, and nvidia_uvm is not loaded. The first program that uses CUDA loads it, "
+    "and none that "
+    "wants the GPU is seen here: this may be all well."
+)
+
+
 def remedy_for(evidence: Evidence, code: int = 999) -> Remedy:
     """Reload the module, with the names of this machine as far as they are known."""
     users = steps.users_of_gpu(evidence)
@@ -85,6 +92,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         return
     if not live and evidence.has(cuda.MISMATCH, cuda.NO_DRIVER):
         return
+    idle = bool(live) and not hits and not _is_needed(evidence)
     codes = {int(hit["code"]) for hit in hits if hit.entry.plain and "code" in hit.match.groupdict()}
     quotes = [*live, *(hit.quote() for hit in hits[:2])]
     if hits and (cpu := where.on_cpu(evidence, hits[-1].entry)) is not None:
@@ -95,10 +103,10 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         cause="uvm_module_broken",
         title="CUDA can't start: the kernel module nvidia_uvm is missing or stale",
-        severity=Severity.ERROR,
-        confidence=_confidence(evidence, bool(live), hits, codes),
+        severity=Severity.INFO if idle else Severity.ERROR,
+        confidence=0.45 if idle else _confidence(evidence, bool(live), hits, codes),
         evidence=tuple(quotes[:4]),
-        why=_why(bool(live), hits, codes, works is not None),
+        why=_IDLE if idle else _why(bool(live), hits, codes, works is not None),
         remedy=remedy_for(evidence, min(codes, default=999)),
         ruled_out=_ruled_out(evidence, hits),
     )
@@ -134,6 +142,13 @@ def _live(evidence: Evidence) -> list[Quote]:
     if evidence.value("device.node", NODE) == "ok":
         return []
     return [evidence.quote_reading(row) for row in rows if row is not None]
+
+
+def _is_needed(evidence: Evidence) -> bool:
+    """The module is loaded by the first program that uses CUDA: missing it is a fault only after that. A node
+    that is there and can't be opened is one always."""
+    broken = evidence.value("device.node", NODE) in ("EIO", "ENODEV", "ENXIO")
+    return broken or steps.somebody_computes(evidence) or where.on_cpu(evidence) is not None
 
 
 def _confidence(evidence: Evidence, live: bool, hits: list[Hit], codes: set[int]) -> float:
