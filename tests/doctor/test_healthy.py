@@ -91,7 +91,7 @@ def test_a_healthy_log_with_its_noise_is_healthy() -> None:
     [GIN] 2026/08/17 - 09:28:20 | 404 |     130.1µs |       127.0.0.1 | POST     "/api/show"
     level=WARN source=ggml.go:149 msg="key not found" key=qwen2.attention.key_length default=128
     load_tensors: offloaded 29/29 layers to GPU
-    llama_context: n_ctx_seq (4096) < n_ctx_train (8192) -- the full capacity of the model will not be utilized
+    llama_context: n_ctx_seq (4096) < n_ctx_train (8192) -- the full capacity of the model
     level=INFO source=server.go:628 msg="llama runner started in 2.01 seconds"
     [GIN] 2026/08/17 - 09:28:25 | 200 |   3.84476267s |       127.0.0.1 | POST     "/api/generate"
     level=DEBUG msg="context limit hit - shifting" id=0 limit=4096 input=4096 keep=5 discard=2045

@@ -90,7 +90,7 @@ def test_a_client_that_leaves_aborts_its_load() -> None:
     text = f"""
     {start}
     level=WARN msg="client connection closed before server finished loading, aborting load"
-    level=INFO msg="Load failed" model={BLOB} error="timed out waiting for llama runner to start: context canceled"
+    msg="Load failed" model={BLOB} error="timed out waiting for llama runner to start: context canceled"
     """
     (load,) = loads(evidence_of(ollama_log=text))
     assert (load.end, load.model) == ("aborted", BLOB)

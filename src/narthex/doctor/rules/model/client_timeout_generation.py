@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -9,6 +10,7 @@ from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.model import rivals
+from narthex.doctor.rules.model.model_load_timeout import GAVE_UP
 from narthex.doctor.rules.model.telling import is_later, near, quotes, spoken, times
 from narthex.doctor.sign import Sign
 from narthex.doctor.signs import ollama
@@ -27,6 +29,11 @@ WORDS = Sign(
     r"|status(?: code)?:? 504|\b524\b.*(?:cloudflare|timeout)|: timed out\b|\btimeout of \d+ ?ms exceeded",
     words=["timeout", "timed out", "gateway time", "504", "524"],
     kinds=("client_error", "openwebui_log", "commands", "docker_log"),
+)
+_NOT_THIS = re.compile(
+    r"timed out waiting for|connect ?timeout|dial tcp|connecting to"
+    r"|discovery",
+    re.IGNORECASE,
 )
 ROUND_S = (10, 15, 20, 30, 45, 60, 90, 100, 120, 150, 180, 240, 300, 360, 600, 900, 1200, 1800, 3600)
 _SHORTEST_S = 25.0  # a shorter round time is chance, unless it comes again
@@ -54,7 +61,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     """Cancelled requests at a round duration; or the client's own words, with Ollama going on well."""
     lines = [hit for hit in evidence.hits(CANCELED) if not _other_cause(evidence, hit)]
     cut = [one for one in requests(evidence) if _is_cut(evidence, one, lines)]
-    words = [hit for hit in evidence.hits(WORDS) if "connect timeout" not in hit.entry.plain.lower()]
+    words = [hit for hit in evidence.hits(WORDS) if not _NOT_THIS.search(hit.entry.plain)]
     confidence, severity = _judge(evidence, lines, cut, words)
     if confidence == 0.0:
         return
@@ -94,6 +101,8 @@ def _is_cut(evidence: Evidence, one: Request, lines: Sequence[Hit]) -> bool:
     )
     if beside:
         return True
+    if near(evidence, evidence.hits(GAVE_UP), one.entry):
+        return False
     signs = (rivals.MEMORY, rivals.GPU, rivals.KILLED, rivals.FILE, rivals.LIBRARY, rivals.ILLEGAL)
     return (
         one.seconds >= _SHORTEST_S and one.status == 500 and rivals.found(evidence, one.entry, *signs) is None

@@ -22,7 +22,8 @@ PANIC = Sign(
     words=["panic: ", "what():", "panic serving", "runtime error", "nil pointer", "fatal error"],
 )
 FAULT = Sign(
-    r"\bSIGSEGV\b|\bSIGBUS\b|segmentation fault|signal: (?:segmentation|bus error)|: segfault at"
+    r"\bSIGSEGV\b|\bSIGBUS\b|segmentation fault|signal: (?:segmentation|bus error)"
+    r"|\bsegfault at [0-9a-f]+ ip\b"
     r"|exit status 0xc00000(?:05|fd)|exit status 0xc0000(?:374|094|409)|double free or corruption"
     r"|stack smashing detected"
     r"|(?:exited|exit) (?:with )?code:? 139|sys=139",
@@ -38,6 +39,7 @@ LOST = Sign(
     words=["eof", "exit status 2", "exit status 3", "forcibly closed", "dial tcp"],
 )
 UNSAID = Sign(r"model runner has unexpectedly stopped|runner (?:has )?crashed|process no longer running")
+_OURS = re.compile(r"llama|ggml", re.IGNORECASE)  # the kernel tells of every program
 # What explains the end of a program that itself says how it ended. A client that leaves, or a runner that
 # Ollama kills, is no reason for an assertion.
 _TELLING = (rivals.MEMORY, rivals.GPU, rivals.ILLEGAL, rivals.FILE, rivals.LIBRARY, rivals.SETTING)
@@ -94,7 +96,12 @@ def check(evidence: Evidence) -> Iterator[Finding]:
 
 def _explained(evidence: Evidence, hit: Hit, reasons: Sequence[Sign]) -> bool:
     """Whether the line itself, or one of the same moment, names another cause."""
-    if _FOLLOWS.search(hit.entry.plain) or "attempt" in hit.entry.plain:
+    plain = hit.entry.plain
+    if (
+        _FOLLOWS.search(plain)
+        or "attempt" in plain
+        or ("segfault at" in plain and not _OURS.search(hit.entry.text))
+    ):
         return True
     return rivals.found(evidence, hit.entry, *reasons) is not None
 
