@@ -8,6 +8,7 @@ from narthex.doctor.evidence import Entry
 
 BEFORE, AFTER = 3, 8
 _LONGEST = 8 << 10  # bytes of a span; one hit that stays must not hold a dense region
+_NEAR = 600  # bytes between two hits that are kept as one span
 _PRUNE = 8 << 20
 
 
@@ -35,22 +36,12 @@ class Neighbours:
         """Keep what is around the hits of a chunk. ``places``: where their lines begin in it, and their
         numbers, in order."""
         self._go_on(chunk)
-        start, number = 0, 0
-        end = -1
-        missing = 0
-        for place, line in places:
-            left, lines = _back(chunk, place)
-            if end >= 0 and left <= end and end - start < _LONGEST:
-                end, missing = _forth(chunk, place)
-                continue
-            if end >= 0:
-                self._keep(chunk, start, end, number)
-            start, number = left, line - lines
-            end, missing = _forth(chunk, place)
-        if end >= 0:
-            self._keep(chunk, start, end, number)
-            if missing:
-                self._open = self.spans[-1], missing
+        first = 0
+        for index, (place, _) in enumerate(places):
+            after = places[index + 1][0] if index + 1 < len(places) else len(chunk) + _LONGEST
+            if after - place > _NEAR or after - places[first][0] > _LONGEST:
+                self._keep(chunk, places[first], place)
+                first = index + 1
         cut, lines = _back(chunk, len(chunk))
         if cut == 0 and lines < BEFORE:
             cut_tail, more = _back(self._tail, len(self._tail), BEFORE - lines)
@@ -73,12 +64,16 @@ class Neighbours:
         ]
         self._size = sum(len(span.data) for span in self.spans)
 
-    def _keep(self, chunk: bytes, start: int, end: int, number: int) -> None:
-        data = chunk[start:end]
+    def _keep(self, chunk: bytes, first: tuple[int, int], last: int) -> None:
+        """The lines from before one hit to behind another."""
+        start, lines = _back(chunk, first[0])
+        end, missing = _forth(chunk, last)
+        data, number = chunk[start:end], first[1] - lines
         if start == 0 and self._tail:
             data, number = self._tail + data, number - self._tail_lines
         self.spans.append(Span(number, data))
         self._size += len(data)
+        self._open = (self.spans[-1], missing) if missing else None
 
     def _go_on(self, chunk: bytes) -> None:
         if self._open is None:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from narthex.doctor.evidence import Entry
 from narthex.doctor.reading.lines import LONGEST
-from narthex.doctor.reading.shapes import Shape, Shapes, fits
+from narthex.doctor.reading.shapes import Shape, Shapes, fits, masked
 from narthex.doctor.reading.tally import Place, Tally
 
-_STEP = 4096  # line ends are counted in steps of so many bytes
+_STEP = 1024  # line ends are counted in steps of so many bytes
 _TRIED = 40  # hits in a row, from the end, after which the rest of a piece is counted by words
 _Match = tuple[int, int, int]
 
@@ -27,6 +27,9 @@ class Piece:
         """``before``: how many lines stand before it; ``read`` reads one of its lines."""
         self.kept: dict[int, int] = {}
         self._chunk, self._low = chunk, chunk.lower()
+        self._masks = masked(self._low)
+        self._returns = b"\r" in chunk
+        self._used: list[Shape] = []
         self._before, self._reader = before, read
         self._shapes, self._words, self._kind = shapes, shapes.words, shapes.kind
         self._ends = _line_ends(chunk)
@@ -39,13 +42,12 @@ class Piece:
             self._sort(start, matches)
         sure: dict[int, list[list[int]]] = {}
         maybe: dict[int, list[list[int]]] = {}
-        for shape in self._shapes.used:
+        for shape in self._used:
             for index in shape.sure:
                 sure.setdefault(index, []).append(shape.places)
             for index in shape.maybe:
                 maybe.setdefault(index, []).append(shape.places)
             shape.places = []
-        self._shapes.used.clear()
         count = 0
         for rows, certain in ((sure, True), (maybe, False)):
             for index, lists in rows.items():
@@ -61,28 +63,27 @@ class Piece:
 
     def _sort(self, base: int, matches: list[_Match]) -> None:
         """Put every line with a match to its shape."""
-        low, find, rfind = self._low, self._low.find, self._low.rfind
-        of, cut_at = self._shapes.of, self._chunk
+        low, masks, known = self._low, self._masks, self._shapes.known
         number, total = 0, len(matches)
         while number < total:
             first = number
             place = base + matches[number][1]
-            left = rfind(b"\n", 0, place) + 1
-            right = find(b"\n", place)
+            left = low.rfind(b"\n", 0, place) + 1
+            right = low.find(b"\n", place)
             if right < 0:
                 right = len(low)
             stop = right - base
             number += 1
             while number < total and matches[number][1] < stop:
                 number += 1
-            if right - left > LONGEST or cut_at.find(b"\r", left, right - 1) >= 0:
+            if right - left > LONGEST or (self._returns and low.find(b"\r", left, right - 1) >= 0):
                 self._sort_parts(left, right, base, matches[first:number])
                 continue
-            shape = of(
-                low[left:right],
-                lambda first=first, number=number: self._signs(matches[first:number]),  # type: ignore[misc]
-                lambda left=left, right=right: self._entry(left, right),  # type: ignore[misc]
-            )
+            shape = known.get(masks[left:right])
+            if shape is None:
+                shape = self._learn(left, right, matches[first:number])
+            if not shape.places:
+                self._used.append(shape)
             shape.places.append(left)
 
     def _sort_parts(self, left: int, right: int, base: int, matches: list[_Match]) -> None:
@@ -94,23 +95,23 @@ class Piece:
                 continue
             begin, end = _around(self._chunk, left, right, base + start)
             inside = [one for one in matches if begin <= base + one[1] < end] or [(word, start, 0)]
-            shape = self._shapes.of(
-                self._low[begin:end],
-                lambda inside=inside: self._signs(inside),  # type: ignore[misc]
-                lambda begin=begin, end=end: self._entry(begin, end),  # type: ignore[misc]
-            )
+            known = self._learn(begin, end, inside)
             self._cut[begin] = end
-            if seen:
-                shape = Shape(
-                    tuple(index for index in shape.sure if index not in seen),
-                    tuple(index for index in shape.maybe if index not in seen),
-                )
-                self._shapes.used.append(shape)
+            shape = Shape(
+                tuple(index for index in known.sure if index not in seen),
+                tuple(index for index in known.maybe if index not in seen),
+            )
             shape.places.append(begin)
+            self._used.append(shape)
             seen.update(shape.sure)
 
-    def _signs(self, matches: list[_Match]) -> list[int]:
-        return self._words.signs_of(word for word, _, _ in matches)
+    def _learn(self, left: int, right: int, matches: list[_Match]) -> Shape:
+        return self._shapes.learn(
+            self._masks[left:right],
+            self._low[left:right],
+            self._words.signs_of(word for word, _, _ in matches),
+            lambda: self._entry(left, right),
+        )
 
     def _add(self, tally: Tally, places: list[int]) -> int:
         """Lines that surely have the sign."""

@@ -33,23 +33,18 @@ class Shapes:
 
     def __init__(self, words: Words, kind: str) -> None:
         self.words, self.kind = words, kind
-        self._known: dict[bytes, Shape] = {}
-        self.used: list[Shape] = []
+        self.known: dict[bytes, Shape] = {}  # by the lines, lower case and masked
 
-    def of(self, low: bytes, found: Callable[[], list[int]], read: Callable[[], Entry]) -> Shape:
-        """The shape of a lower-case line. ``found``: the signs whose words stand in it; ``read`` reads it."""
-        masked = low.translate(_MASK)
-        shape = self._known.get(masked)
-        if shape is None and _HASHES.search(masked):
+    def learn(self, masked: bytes, low: bytes, signs: list[int], read: Callable[[], Entry]) -> Shape:
+        """The shape of a line that is not known. ``signs``: those whose words stand in it; ``read`` reads
+        it."""
+        if _HASHES.search(masked):
             masked = _HASHES.sub(lambda hash: b"0" * len(hash[0]), masked)
-            shape = self._known.get(masked)
-        if shape is None:
-            shape = self._tried(low, found(), read)
-            if len(self._known) >= _MOST:
-                self._known.clear()
-            self._known[masked] = shape
-        if not shape.places:
-            self.used.append(shape)
+            if (shape := self.known.get(masked)) is not None:
+                return shape
+        if len(self.known) >= _MOST:
+            self.known.clear()
+        shape = self.known[masked] = self._tried(low, signs, read)
         return shape
 
     def _tried(self, low: bytes, signs: list[int], read: Callable[[], Entry]) -> Shape:
@@ -68,6 +63,11 @@ class Shapes:
             elif sign.loose is None or sign.loose.search(entry.plain):
                 maybe.append(index)
         return Shape(tuple(sure), tuple(maybe))
+
+
+def masked(low: bytes) -> bytes:
+    """Every digit as a zero."""
+    return low.translate(_MASK)
 
 
 def fits(kinds: frozenset[str], entry: Entry, kind: str) -> bool:
