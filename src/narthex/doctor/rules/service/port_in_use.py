@@ -30,15 +30,18 @@ LLAMA = Sign(
 )
 PYTHON = Sign(
     r"error while attempting to bind on address \('(?P<address>[^']*)', (?P<port>\d+)[^)]*\): "
-    r"(?!cannot assign)|(?:Errno 98|Errno 48|WinError 10048)\b|EADDRINUSE(?:.*?:(?P<node_port>\d+))?"
-    r"|Port (?P<said_port>\d+) is (?:already )?in use",
-    words=["attempting to bind", "errno 98", "errno 48", "winerror 10048", "eaddrinuse", "in use"],
+    r"(?!.*cannot assign)|Port (?P<said_port>\d+) is (?:already )?in use",
+    words=["attempting to bind", "in use"],
+)
+ERRNO = Sign(
+    r"(?:Errno 98|Errno 48|WinError 10048)\b|EADDRINUSE(?:.*?:(?P<port>\d+))?",
+    words=["errno 98", "errno 48", "winerror 10048", "eaddrinuse"],
 )
 ANY = Sign(
     r"address already in use|Only one usage of each socket address",
     words=["already in use", "only one usage"],
 )
-SIGNS = (GO, DOCKER, LLAMA, PYTHON, ANY)
+SIGNS = (GO, DOCKER, LLAMA, PYTHON, ERRNO, ANY)
 DEFAULTS = {11434: "Ollama", 8080: "OpenWebUI or llama-server", 3000: "OpenWebUI", 8188: "ComfyUI"}
 
 FREE = Remedy(
@@ -69,8 +72,8 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     holders = listening.listeners_on(evidence, port) if port else []
     over = started_later(evidence, hits[-1].entry)
     reserved = any("forbidden" in hit.entry.plain.lower() for hit in hits)
-    known = port is not None and bool(evidence.has(GO, DOCKER, LLAMA) or evidence.has(PYTHON))
-    count = evidence.count(*SIGNS)
+    known = port is not None and evidence.has(GO, DOCKER, LLAMA, PYTHON)
+    count = len(hits)
     yield Finding(
         cause="port_in_use",
         title=f"Port {port} is taken already" if port else "The port of a server is taken already",

@@ -1,4 +1,4 @@
-"""Lines of systemd about a service that does not start, and the steps before the program (systemd.exec(5))."""
+"""Lines of systemd about a service that does not start, and the steps before the program itself."""
 
 from __future__ import annotations
 
