@@ -35,8 +35,10 @@ NOT_PERMITTED = Sign(
 DENIED = Sign(
     r"/dev/nvidia\S*: Operation not permitted|Operation not permitted.*?/dev/nvidia", words=["/dev/nvidia"]
 )
+# The journal's «systemd[1]: » is taken off as what carried the line here.
 RELOAD = Sign(
-    r"systemd\[1\]: Reloading(?: requested|\.|…)|systemctl daemon-reload|daemon-reload",
+    r"^(?:systemd\[1\]: )?Reloading(?: requested from client|\.\.\.|…|\.$)|daemon-reload"
+    r"|systemd\[1\]: Reloading",
     words=["reloading", "daemon-reload"],
 )
 NO_GPUS = Sign(

@@ -200,7 +200,7 @@ def _cpu(begun: list[Start]) -> tuple[Quote, ...]:
 def _seen(evidence: Evidence) -> Iterator[Finding]:
     """A running container without a request, on a host with a card."""
     cards = evidence.value("gpu.count") or evidence.value("pci.nvidia")
-    if not cards:
+    if not cards or evidence.value("docker.default_runtime") == "nvidia":
         return
     for row in inside.of_role(evidence, "ollama", "comfyui"):
         value = row.value

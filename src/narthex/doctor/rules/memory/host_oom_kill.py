@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import msgspec
+
 from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
@@ -93,9 +95,10 @@ REMEDY = Remedy(
 
 def check(evidence: Evidence) -> Iterator[Finding]:
     """The kernel's or systemd's own words; else the way in which the process ended."""
-    kernel = [hit for hit in evidence.hits(KERNEL) if _STACK.search(_name(hit))]
+    kernel = [hit for hit in evidence.hits(KERNEL, CONSTRAINT) if _STACK.search(_name(hit))]
     proof = [*kernel[-1:], *evidence.hits(CONTAINER)[-1:], *_units(evidence)[-1:]]
-    died = evidence.last(KILLED) or evidence.last(EXIT_137)
+    ended = [hit for hit in evidence.hits(EXIT_137) if not _is_another_unit(hit)]
+    died = evidence.last(KILLED) or (ended[-1] if ended else None)
     if proof:
         quotes = [hit.quote() for hit in proof] + ([died.quote()] if died else [])
         yield _finding(evidence, quotes, _told(kernel), 0.95)
@@ -106,21 +109,32 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     elif died is not None:
         yield _by_signal(evidence, died)
     elif other := evidence.last(KERNEL, CONSTRAINT):
-        yield _finding(
-            evidence,
-            [other.quote()],
-            "The kernel ran out of memory and ended a process. Whether it was one of this stack is not told.",
-            0.4 if evidence.has(KERNEL) else 0.6,
-        )
+        yield _of_another(evidence, other)
     elif found := _silent(evidence):
         yield found
+
+
+def _of_another(evidence: Evidence, hit: Hit) -> Finding:
+    """Somebody else's process was ended, or whose is not told: no proof against this stack."""
+    named = bool(_name(hit))
+    why = "The kernel ran out of memory and ended " + (
+        f"{_name(hit)}." if named else "a process, not told which."
+    )
+    found = _finding(evidence, [hit.quote()], f"{why} Nothing here says that it hit this stack.", 0.4)
+    return msgspec.structs.replace(found, severity=Severity.INFO) if named else found
+
+
+def _is_another_unit(hit: Hit) -> bool:
+    unit = re.search(r"(\S+)\.(?:service|scope):", hit.entry.plain)
+    return unit is not None and not _STACK.search(unit[1])
 
 
 def _by_signal(evidence: Evidence, died: Hit) -> Finding:
     """Signal 9 is what the kernel sends, and what somebody types; tight memory speaks for the kernel."""
     limit = _limit(evidence)
     tight = _tight(evidence)
-    sure = 0.85 if limit or tight else 0.7
+    sure = 0.7 if KILLED.pattern.search(died.entry.plain) else 0.55  # «docker stop» ends in 137 too
+    sure += 0.15 if limit or tight else 0.0
     if died.entry.kind == "commands" and not _STACK.search(died.entry.plain):
         sure -= 0.25
     return _finding(
@@ -222,7 +236,8 @@ def _tight(evidence: Evidence) -> tuple[Quote, ...]:
 
 
 def _name(hit: Hit) -> str:
-    return hit["name"] or hit["name2"]
+    groups = hit.match.groupdict()
+    return str(groups.get("name") or groups.get("name2") or groups.get("task") or "")
 
 
 def _finding(evidence: Evidence, quotes: list[Quote], why: str, confidence: float) -> Finding:
