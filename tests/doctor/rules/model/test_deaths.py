@@ -40,6 +40,7 @@ ILLEGAL = (
     "Error: llama runner process has terminated: signal: illegal instruction (core dumped)",
     "Error: llama runner process has terminated: exit status 0xc000001d",
     "llama.go:323: llama runner exited with error: signal: illegal instruction",
+    "llama.go:323: llama runner exited with error: signal: illegal ins>",
     "fish: Job 1, './llama-cli' terminated by signal SIGILL (Illegal instruction)",
     "kernel: traps: ollama_llama_se[812] trap invalid opcode ip:55d sp:7ff error:0 in ollama_llama_server",
 )

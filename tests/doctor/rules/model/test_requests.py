@@ -131,3 +131,10 @@ def test_a_wrong_type_is_seen_at_the_start_already(causes: Causes) -> None:
 )
 def test_what_ollama_mends_by_itself_is_no_trouble(causes: Causes, line: str) -> None:
     assert causes(ollama_log=f"{line}\n") == []
+
+
+def test_what_the_old_runner_erased_is_counted(says: Says) -> None:
+    (finding,) = says(
+        ollama_log="INFO [update_slots] input truncated | n_ctx=2048 n_erase=14097 n_keep=4 n_left=2044 tid=6\n"
+    )
+    assert "14097 of 16145" in finding.why

@@ -22,17 +22,26 @@ CANCELED = Sign(
     r"|127\.0\.0\.1:\d+/(?:completion|embedding|v1/\S+)\"?: context (?:canceled|deadline exceeded)"
 )
 WORDS = Sign(
-    r"\bReadTimeout|Read timed out|(?:request|operation|client|upstream|connection)[\w ]* timed out"
+    r"\bReadTimeout|Read timed out|(?:request|operation|client|upstream)[\w ]* timed out"
     r"|\bTimeoutError\b"
     r"|TimeoutException|HeadersTimeoutError|UND_ERR_(?:HEADERS|BODY)_TIMEOUT|Client\.Timeout exceeded"
     r"|50[24] Gateway Time"
     r"|status(?: code)?:? 504|\b524\b.*(?:cloudflare|timeout)|: timed out\b|\btimeout of \d+ ?ms exceeded",
-    words=["timeout", "timed out", "gateway time", "504", "524"],
+    words=[
+        "timeout",
+        "timed out",
+        "gateway time",
+        "status 504",
+        "code 504",
+        "code: 504",
+        "status: 504",
+        "cloudflare",
+    ],
     kinds=("client_error", "openwebui_log", "commands", "docker_log"),
 )
 _NOT_THIS = re.compile(
-    r"timed out waiting for|connect ?timeout|dial tcp|connecting to"
-    r"|discovery",
+    r"timed out waiting for|connect ?timeout|dial tcp|connecting to|discovery|registry|huggingface|/v2/"
+    r"|TLS hand",
     re.IGNORECASE,
 )
 ROUND_S = (10, 15, 20, 30, 45, 60, 90, 100, 120, 150, 180, 240, 300, 360, 600, 900, 1200, 1800, 3600)

@@ -14,12 +14,12 @@ from narthex.doctor.story import loads, requests
 
 CUT = Sign(
     r"truncating input prompt\"? limit=(?P<limit>\d+) prompt=(?P<prompt>\d+)"
-    r"|input truncated|slot .*input truncated, n_ctx = (?P<ctx>\d+).*",
+    r"|input truncated(?:,| \|)? n_ctx ?= ?(?P<ctx>\d+)(?:.*n_erase=(?P<erased>\d+))?|input truncated",
     words=["truncating input prompt", "input truncated"],
 )
 REFUSED = Sign(
-    r"exceed_context_size_error|(?:request"
-    r"|prompt)(?: \((?P<prompt>\d+) tokens\))? exceeds the available context size"
+    r"exceed_context_size_error"
+    r"|(?:request|prompt)(?: \((?P<prompt>\d+) tokens\))? exceeds the available context size"
     r"(?: \((?P<limit>\d+) tokens\))?|prompt is longer than the context length"
     r"|input (?:length )?exceeds (?:the )?(?:maximum )?"
     r"context length|prompt is too long|context size (?:has been )?exceeded|context window (?:is )?exceeded"
@@ -135,6 +135,8 @@ def _of_embedding(evidence: Evidence, hit: Hit) -> bool:
 
 def _tokens(hit: Hit) -> int:
     groups = hit.match.groupdict()
+    if groups.get("erased"):
+        return int(groups["erased"]) + _limit(hit)
     return int(groups.get("prompt") or 0)
 
 

@@ -28,8 +28,8 @@ BLOB = Sign(
     r"|couldn't open model file.*no such file|failed to open GGUF file.*(?:no such file|\(2\))"
 )
 CALL = Sign(
-    r"\b404\b.{0,120}/(?:api/(?:chat|generate|embed\w*)|v1/(?:chat/|comp|embed)\w*)"
-    r"|/(?:api/(?:chat|generate|embed\w*)|v1/(?:chat/|comp|embed)\w*)\S*.{0,60}\b404\b",
+    r"\b404\b.{0,120}/(?:api/(?:chat|generate|embed|embeddings)|v1/(?:chat/completions|embeddings))\b(?!/)"
+    r"|/(?:api/(?:chat|generate|embed|embeddings)|v1/(?:chat/completions|embeddings))\b(?!/).{0,60}\b404\b",
     words=["404"],
     kinds=("client_error", "openwebui_log", "commands", "docker_log"),
 )

@@ -34,8 +34,9 @@ CLIENT_GONE = Sign(
     r"context canceled|client connection closed|due to client closing|request canceled|cancel task, id_task"
 )
 ILLEGAL = Sign(
-    r"illegal instruction|\bSIGILL\b|0xc000001d|exit (?:status|code):? 132|sys=132\b|trap invalid opcode",
-    words=["illegal instruction", "sigill", "0xc000001d", "status 132", "code 132", "code: 132", "sys=132",
+    r"illegal instr|signal: illegal|\bSIGILL\b|0xc000001d|exit (?:status|code):? 132|sys=132\b"
+    r"|trap invalid opcode",
+    words=["illegal", "sigill", "0xc000001d", "status 132", "code 132", "code: 132", "sys=132",
            "invalid opcode"],
 )  # fmt: skip
 FILE = Sign(

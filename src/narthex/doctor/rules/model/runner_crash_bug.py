@@ -30,7 +30,10 @@ FAULT = Sign(
     words=["sigsegv", "sigbus", "segmentation fault", "bus error", "segfault at", "0xc0000", "double free",
            "stack smashing", "code 139", "code: 139", "sys=139"],
 )  # fmt: skip
-ABORTED = Sign(r"signal: aborted|\bSIGABRT\b|terminate called|(?:exited|exit) (?:with )?code:? 134")
+ABORTED = Sign(
+    r"abort\(\) has been called|signal: aborted|\bSIGABRT\b|terminate called|(?:exited"
+    r"|exit) (?:with )?code:? 134"
+)
 LOST = Sign(
     r"(?:predict|completion|embedding|running the model|POST \S*127\.0\.0\.1:\d+/\w+)\"?:?.{0,120}\bEOF\b"
     r"|(?:llama runner|llama-server|llama server) terminated\" error=\"?exit status 2\b"
