@@ -79,7 +79,8 @@ INSUFFICIENT = Sign(
     r"|cudaErrorInsufficientDriver|CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
 )
 FORWARD_COMPAT = Sign(r"forward compatibility was attempted on non supported HW")
-TOO_OLD_OR_MISSING = Sign(r"nvidia driver is too old or missing|cuCtxCreate_v3 failed")
+TOO_OLD_OR_MISSING = Sign(r"nvidia driver is too old or missing")
+OLD_LIBRARY = Sign(r"symbol lookup for cuCtxCreate_v3 failed")  # it came with driver 470
 
 NO_KERNEL = Sign(
     r"no kernel image is available|kernel image is invalid|invalid device function|hipErrorNoBinaryForGpu"

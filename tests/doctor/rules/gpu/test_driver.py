@@ -257,6 +257,24 @@ def test_too_old_or_missing_without_any_nvidia_card_is_normal(gpu_says: Says) ->
     assert gpu_says(ollama_log=text) == []
 
 
+def test_a_driver_below_the_minimum_of_this_ollama_is_likely_the_reason(gpu_says: Says) -> None:
+    start = 'level=INFO msg="Listening on 127.0.0.1:11434 (version 0.32.1)"\n' + CPU
+    old = "| NVIDIA-SMI 535.113.01   Driver Version: 535.113.01   CUDA Version: 12.2 |\n"
+    assert gpu_says(ollama_log=start, nvidia_smi=old)[0].cause == "driver_too_old"
+    assert gpu_says(ollama_log=start.replace("0.32.1", "0.9.0"), nvidia_smi=old)[0].cause == "gpu_not_visible"
+
+
+def test_a_library_without_a_call_of_newer_drivers_is_too_old(gpu_says: Says) -> None:
+    text = (
+        'level=INFO msg="Unable to load cudart library /usr/lib/libcuda.so.418.74: symbol lookup for '
+        'cuCtxCreate_v3 failed: undefined symbol: cuCtxCreate_v3"\n'
+    )
+    (only,) = gpu_says(ollama_log=text + CPU)
+    assert only.cause == "driver_too_old"
+    none = 'level=INFO msg="no nvidia devices detected by library /usr/lib/libcuda.so.525.89.02"\n'
+    assert [finding.cause for finding in gpu_says(ollama_log=none + text + CPU)] == ["gpu_not_visible"]
+
+
 def test_two_versions_of_which_one_uses_the_gpu_are_a_suspicion(gpu_says: Says) -> None:
     text = (
         'msg="Listening on 127.0.0.1:11434 (version 0.24.0)"\n'

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from narthex.doctor.evidence import Evidence, Hit, Reading
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
-from narthex.doctor.rules.gpu import steps, where
+from narthex.doctor.rules.gpu import steps, where, xids
 from narthex.doctor.sign import Sign
 from narthex.doctor.signs import cuda, kernel
 
@@ -83,7 +83,11 @@ def check(evidence: Evidence) -> Iterator[Finding]:
                 cause="driver_library_mismatch",
                 why="That error would name two versions; here no module answers.",
             ),
-            RuledOut(cause="gpu_fell_off_bus", why="No Xid and no lost card is told of."),
+            *(
+                ()
+                if xids.card_is_lost(evidence)
+                else (RuledOut(cause="gpu_fell_off_bus", why="No lost card is told of."),)
+            ),
         ),
     )
 

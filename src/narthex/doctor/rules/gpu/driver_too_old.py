@@ -10,10 +10,15 @@ from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.gpu import steps, where
 from narthex.doctor.sign import Sign
 from narthex.doctor.signs import cuda
+from narthex.doctor.story import starts
+from narthex.engines.ollama.eras import era_of
 
 REQUIRED = Sign(
     r"driver=\"?(?P<have>[\d.]+)\"? required_driver=\"?(?P<needs>[^\"]+)", words=["required_driver"]
 )
+
+_LEAST = {"F": 550, "E": 531}  # by era: its own warning, and its documentation
+_LEAST_BEFORE = 452  # CUDA 11
 
 REMEDY = Remedy(
     text="Install a newer driver on the host; or take an image or a release that was built for the "
@@ -55,12 +60,19 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     likely = where.standing(evidence, [*evidence.hits(cuda.INSUFFICIENT), *coded])
     weak = where.standing(evidence, [*evidence.hits(cuda.FORWARD_COMPAT), *cuda.with_code(evidence, 804)])
     weak += where.standing(evidence, _or_missing(evidence))
-    hits = list({hit.entry.place: hit for hit in (*plain, *likely, *weak)}.values())
+    old = _below_minimum(evidence) if not (plain or likely or weak) else []
+    hits = list({hit.entry.place: hit for hit in (*plain, *likely, *weak, *old)}.values())
     if not hits:
         return
     here = evidence.hits(cuda.SMI_WORKS)
     sure = (
-        0.95 if plain else 0.85 if likely and not _driver_absent(evidence) else 0.55 if weak and here else 0.4
+        0.95
+        if plain
+        else 0.85
+        if likely and not _driver_absent(evidence)
+        else 0.6
+        if old or (weak and (here or evidence.has(cuda.OLD_LIBRARY)))
+        else 0.4
     )
     yield Finding(
         cause="driver_too_old",
@@ -91,9 +103,22 @@ def _is_no_mere_probe(evidence: Evidence, hit: Hit) -> bool:
 def _or_missing(evidence: Evidence) -> list[Hit]:
     """«too old or missing»: also printed where there is no NVIDIA card at all, so a card must be seen. A
     library that is too old counts only where it is the only one: left-overs of old drivers say the same."""
-    if not any(True for _ in where.nvidia_traces(evidence)) or evidence.has(cuda.NO_DEVICE):
+    if evidence.has(cuda.NO_DEVICE, cuda.UNKNOWN) or cuda.with_code(evidence, 3, 999, 803):
         return []
-    return evidence.hits(cuda.TOO_OLD_OR_MISSING)
+    seen = any(True for _ in where.nvidia_traces(evidence))
+    return [*evidence.hits(cuda.OLD_LIBRARY), *(evidence.hits(cuda.TOO_OLD_OR_MISSING) if seen else ())]
+
+
+def _below_minimum(evidence: Evidence) -> list[Hit]:
+    """nvidia-smi names a driver below what this Ollama asks for, and its last start found no GPU."""
+    last = sorted(starts(evidence), key=lambda start: start.at or 0.0)[-1:]
+    if not last or not last[0].only_cpu or evidence.has_kind("docker_log"):
+        return []
+    if not last[0].version:
+        return []
+    least = _LEAST.get(era_of(last[0].version).letter, _LEAST_BEFORE)
+    shown = [hit for hit in evidence.hits(cuda.SMI_WORKS) if hit["driver"]]
+    return [hit for hit in shown if int(hit["driver"].partition(".")[0]) < least][:1]
 
 
 def _driver_absent(evidence: Evidence) -> bool:

@@ -123,7 +123,9 @@ def _typed(evidence: Evidence) -> list[Hit]:
     """Set in a terminal, a unit or a Compose file that is shown: only what hides everything counts."""
     if where.any_gpu(evidence):
         return []
-    return [hit for hit in evidence.hits(SET) if hit["value"].strip("'\"").lower() in NOTHING]
+    return [
+        hit for hit in evidence.hits(SET) if hit["value"] and hit["value"].strip("'\"").lower() in NOTHING
+    ]
 
 
 def _by_readings(evidence: Evidence) -> tuple[str, str, list[Quote]] | None:

@@ -39,7 +39,7 @@ CRASHED = Sign(
 )
 AMD = Sign(
     r"\bgfx(?P<gfx>\d{3,4}[a-f]?)\b|AMD Radeon (?!Graphics)"
-    r"|Radeon (?:RX|Pro|VII|AI|Vega|\d{3,4}[MS])|AMD/ATI|rocm[-_]smi"
+    r"|(?<!w/ )(?<!with )Radeon (?:RX|Pro|VII|AI|Vega|\d{3,4}[MS])|AMD/ATI|rocm[-_]smi"
     r"|rocminfo|amd-smi"
     r"|rocm_v\d|library=\"?ROCm",
     words=["gfx", "radeon", "amd/ati", "rocm", "amd-smi"],
@@ -104,7 +104,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         why=_why(evidence, refused, crashed, gfx),
         remedy=REMEDY,
         ruled_out=(
-            RuledOut(cause="rocm_host_fault", why="No fault of the kernel or of memory is told of."),
+            RuledOut(cause="rocm_host_fault", why="The card is refused before it is put to work."),
             RuledOut(
                 cause="gpu_discovery_timeout", why="The probe was refused or crashed; it was not too slow."
             ),

@@ -30,6 +30,8 @@ def ollama_container(evidence: Evidence) -> str:
         value = row.value if isinstance(row.value, dict) else {}
         if value.get("role") == "ollama" and row.about:
             return row.about
+    if evidence.has_kind("docker_log") and not evidence.has_kind("ollama_log", "host"):
+        return "ollama"  # its usual name
     return ""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from narthex.doctor.evidence import Entry, Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
-from narthex.doctor.rules.gpu import steps, where
+from narthex.doctor.rules.gpu import steps, where, xids
 from narthex.doctor.rules.gpu.uvm_module_broken import remedy_for
 from narthex.doctor.sign import Sign
 from narthex.doctor.signs import cuda, kernel
@@ -94,9 +94,15 @@ def check(evidence: Evidence) -> Iterator[Finding]:
                 cause="uvm_module_broken",
                 why="That is the state it is in; the sleep is what brings it about.",
             ),
-            RuledOut(cause="gpu_fell_off_bus", why="No Xid 79 and no lost card is told of."),
+            *_not_lost(evidence),
         ),
     )
+
+
+def _not_lost(evidence: Evidence) -> tuple[RuledOut, ...]:
+    if xids.card_is_lost(evidence):
+        return ()
+    return (RuledOut(cause="gpu_fell_off_bus", why="No Xid 79 and no lost card is told of."),)
 
 
 def _sleeps(evidence: Evidence, faults: list[Hit]) -> list[Hit]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from narthex.doctor.evidence import Evidence, Hit
-from narthex.doctor.signs import kernel
+from narthex.doctor.signs import cuda, kernel
 
 MEANINGS = {
     8: "the GPU stopped processing",
@@ -42,6 +42,13 @@ SILENT = frozenset({61, 62, 79, 119, 120, 143, 154})  # the card no longer answe
 def with_numbers(evidence: Evidence, numbers: frozenset[int]) -> list[Hit]:
     """Xid lines of these numbers, in order."""
     return [hit for hit in evidence.hits(kernel.XID) if int(hit["number"]) in numbers]
+
+
+def card_is_lost(evidence: Evidence) -> bool:
+    """Whether any line says that a card no longer answers."""
+    return bool(with_numbers(evidence, SILENT)) or evidence.has(
+        kernel.FELL_OFF, cuda.SMI_LOST, kernel.LSPCI_GONE
+    )
 
 
 def in_words(hits: list[Hit]) -> str:
