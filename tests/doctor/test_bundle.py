@@ -101,6 +101,54 @@ def test_it_is_diagnosed_again_with_the_same_causes(tmp_path: Path) -> None:
     assert source["text"].splitlines()[quoted.line - 1] == quoted.text
 
 
+CASES = {
+    "out of memory": (
+        "ollama_log",
+        "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 9000.00 MiB on device 0: cudaMalloc failed: "
+        "out of memory\nalloc_tensor_range: failed to allocate CUDA0 buffer of size 9437184000\n"
+        "llama_model_load: error loading model: unable to allocate CUDA0 buffer",
+    ),
+    "a name that is not known": (
+        "ollama_log",
+        'pull model manifest: Get "https://registry.ollama.ai/v2/library/llama3/manifests/latest": dial tcp: '
+        "lookup registry.ollama.ai on 192.168.178.1:53: no such host",
+    ),
+    "a port that is taken": (
+        "commands",
+        "lovelace@babbage:~$ ollama serve\nError: listen tcp 127.0.0.1:11434: bind: address already in use",
+    ),
+    "a container that is refused": (
+        "commands",
+        "lovelace@babbage:~$ docker run --gpus all ollama/ollama\ndocker: Error response from daemon: could "
+        'not select device driver "" with capabilities: [[gpu]].',
+    ),
+    "a client that left": (
+        "ollama_log",
+        "time=2026-11-22T10:00:00.000Z level=WARN source=server.go:1357 "
+        'msg="client connection closed before server finished loading, aborting load"\n'
+        '[GIN] 2026/11/22 - 10:00:00 | 499 | 36.850129839s |   203.0.113.9 | POST     "/api/generate"',
+    ),
+    "OpenWebUI alone": (
+        "openwebui_log",
+        "2026-11-22 10:00:00.845 | ERROR | open_webui.routers.ollama:send_get_request:106 - "
+        "Connection error: Cannot connect to host babbage.fritz.box:11434 ssl:default "
+        "[Name or service not known]",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_diagnosis_needs_what_is_private(name: str, tmp_path: Path) -> None:
+    kind, lines = CASES[name]
+    what = examined(text(*lines.split("\n"), kind=kind, name=kind))
+    assert causes(what.diagnosis)
+    bundle = bundled(what)
+    assert causes(diagnosed_again(bundle, tmp_path)) == causes(what.diagnosis)
+    assert not any(
+        word in bundle.files["evidence.json"].decode() for word in ("lovelace", "babbage", "203.0")
+    )
+
+
 def test_several_logs_of_a_kind_readings_and_gaps_come_back(tmp_path: Path) -> None:
     what = examined(
         text("one", kind="docker_log", name="docker logs a"),

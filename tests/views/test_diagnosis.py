@@ -134,6 +134,26 @@ def test_harmless_findings_are_no_trouble() -> None:
     )
 
 
+def test_harmless_findings_are_told_in_brief_after_the_others() -> None:
+    harmless = finding("low_vram_mode", title="Low VRAM mode", severity=Severity.INFO)
+    text = shown(diagnosis(harmless, finding()))
+    assert text.index("1. The GPU can't be used") < text.index("Harmless, and good to know:")
+    assert text.count("What to do:") == 1
+    assert "narthex doctor explain low_vram_mode" in text
+
+
+def test_what_root_could_tell_stands_apart() -> None:
+    gaps = (
+        Skipped(what="kernel log", why="dmesg may not be read; as root narthex would see it"),
+        Skipped(what="NVML", why="no library is found"),
+    )
+    parts = shown(diagnosis(skipped=gaps)).split("\n\n")
+    assert parts[-2:] == [
+        "What could not be told:\n   – NVML: no library is found",
+        "What root could tell:\n   – kernel log: dmesg may not be read; as root narthex would see it",
+    ]
+
+
 def test_whoever_saw_nothing_does_not_say_that_all_is_well() -> None:
     gap = Skipped(what="NVML", why="can't tell, because it took longer than 2 s")
     assert verdict(diagnosis(skipped=(gap,))) == "Nothing wrong was found, but little could be seen."

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from narthex.doctor.bundle import Examined
-from narthex.doctor.collect.gather import gather
+from narthex.doctor.collect.gather import gather, live_evidence
 from narthex.doctor.collect.scope import Scope
 from narthex.doctor.diagnose import diagnose
 from narthex.doctor.evidence import Evidence
@@ -66,7 +66,7 @@ def of_logs(paths: Sequence[str], rules: Sequence[Rule]) -> Diagnosis:
 
 def look_since(moment: float) -> Evidence:
     """This machine again, with what its logs hold since a moment."""
-    return live(moment, ()).evidence
+    return live_evidence(Scope(since=moment), SIGNS)
 
 
 def _diagnosis(evidence: Evidence, rules: Sequence[Rule]) -> Diagnosis:

@@ -30,6 +30,8 @@ _KNOWN = (
     r"|openai\.com|anthropic\.com|cluster\.local)"
 )
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+# Loopback, «any», Docker's first bridge and Tailscale's name server are the same on every machine.
+_COMMON = r"127\.|0\.0\.0\.0(?![\d.])|172\.17\.0\.1(?![\d.])|100\.100\.100\.100(?![\d.])"
 _BYTE = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
 _GROUPS = r"[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){0,6}"
 
@@ -67,7 +69,7 @@ _CARD = _compile(rf"\b((?:GPU|MIG)-)({_UUID})")
 _BARE_UUID = _compile(rf"()((?<![\w-]){_UUID})(?![\w-])")
 _SERIAL = _compile(r"(\bserial(?: ?number)?\s*[:=]\s*)(?!N/A)([\w-]{6,})")
 _MAC = _compile(r"()((?<![\w:-])[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5}(?:(?::[0-9a-f]{2}){8})?)(?![\w:-])")
-_IPV4 = _compile(rf"()((?<![\w.])(?!127\.|0\.0\.0\.0(?![\d.])){_BYTE}(?:\.{_BYTE}){{3}})(?!\w|\.\d)")
+_IPV4 = _compile(rf"()((?<![\w.])(?!{_COMMON}){_BYTE}(?:\.{_BYTE}){{3}})(?!\w|\.\d)")
 _IPV6 = _compile(
     rf"()((?<![\w:.])(?:(?:[0-9a-f]{{1,4}}:){{7}}[0-9a-f]{{1,4}}|(?:{_GROUPS})?::(?:{_GROUPS})?)(?:%\w+)?)(?![\w:])"
 )
@@ -112,9 +114,9 @@ class Names:
             (_PATH, self._person),
             (_ACCOUNT, self._person),
             (_SYSLOG, self._host),
-            (_URL_HOST, self._host),
+            (_URL_HOST, self._dotted),
             (_MAIL, lambda name: self._stand_in("e-mail", name, "e-mail addresses")),
-            (_INSIDE, self._host),
+            (_INSIDE, self._dotted),
             (_CARD, self._serial),
             (_BARE_UUID, self._serial),
             (_SERIAL, self._serial),
@@ -138,6 +140,11 @@ class Names:
     def _host(self, name: str) -> str:
         kept = name.lower() in _HOSTS or re.fullmatch(r"[\d.]+", name)
         return name if kept else self._stand_in("host", name, "names of hosts")
+
+    def _dotted(self, name: str) -> str:
+        """Its last part stays: whether it is a name of this network or of the internet is no secret."""
+        host = self._host(name)
+        return host if host == name else f"{host}.{name.rpartition('.')[2]}"
 
     def _serial(self, name: str) -> str:
         return self._stand_in("uuid", name, "serial numbers")

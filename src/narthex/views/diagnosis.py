@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ _COLOURS = {
     Severity.WARNING: "yellow",
     Severity.INFO: "cyan",
 }
+_ROOT = re.compile(r"\broot\b", re.IGNORECASE)
 _SURENESS = ((0.9, "certain"), (0.75, "very likely"), (SURE, "likely"), (0.3, "may be"), (0.0, "a guess"))
 
 
@@ -73,13 +75,18 @@ def diagnosis_text(diagnosis: Diagnosis, ink: Ink) -> str:
     """The verdict, each root with what follows from it, then what is well, then what could not be told."""
     parts = [ink.strong(ink.wrap(verdict(diagnosis)))]
     number = 0
-    for finding in diagnosis.findings:
+    hurting = {one.consequence_of or one.cause for one in diagnosis.findings if one.is_trouble}
+    harmless = [one for one in diagnosis.findings if (one.consequence_of or one.cause) not in hurting]
+    for finding in (one for one in diagnosis.findings if one not in harmless):
         if finding.consequence_of:
             parts.append(_consequence(finding, ink))
         else:
             number += 1
             parts.append(finding_text(finding, ink, number))
-    parts += [_facts(diagnosis, ink), _skipped(diagnosis.skipped, ink)]
+    if harmless:
+        parts.append(ink.strong("Harmless, and good to know:"))
+        parts += [_harmless(finding, ink) for finding in harmless]
+    parts += [_facts(diagnosis, ink), *_skipped(diagnosis.skipped, ink)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -121,6 +128,17 @@ def _consequence(finding: Finding, ink: Ink) -> str:
         f"     {ink.tint(marks, _COLOURS[finding.severity])}",
         ink.wrap(_clean(finding.why), "     "),
         *_evidence(finding.evidence[:1], ink, "     "),
+    ]
+    return "\n".join(lines)
+
+
+def _harmless(finding: Finding, ink: Ink) -> str:
+    """In brief: nobody has to do anything."""
+    lines = [
+        ink.wrap(f"{headline(finding)} ({finding.cause})", "   · ", "     "),
+        ink.wrap(_clean(finding.why), "     "),
+        *_evidence(finding.evidence[:1], ink, "     "),
+        "     " + ink.faint(f"narthex doctor explain {finding.cause}"),
     ]
     return "\n".join(lines)
 
@@ -190,20 +208,24 @@ def _facts(diagnosis: Diagnosis, ink: Ink) -> str:
     return "\n".join(lines)
 
 
-def _skipped(skipped: Sequence[Skipped], ink: Ink) -> str:
-    """Those with one reason are told together."""
-    if not skipped:
-        return ""
+def _skipped(skipped: Sequence[Skipped], ink: Ink) -> Iterator[str]:
+    """Those with one reason are told together; apart, what root could tell."""
     reasons: dict[str, list[str]] = {}
     for one in skipped:
         why = one.why.removeprefix("can't tell, because ")
         reasons.setdefault(f"{why}{' (a fault of narthex)' if one.broke else ''}", []).append(one.what)
-    lines = [ink.strong("What could not be told:")]
-    for why, all_names in reasons.items():
-        names = list(dict.fromkeys(all_names))
-        told = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        lines.append(ink.wrap(f"{_clean(told)}: {_clean(why)}", "   – ", "     "))
-    return "\n".join(lines)
+    rooted = {why: names for why, names in reasons.items() if _ROOT.search(why)}
+    others = {why: names for why, names in reasons.items() if why not in rooted}
+    for title, group in (("What could not be told:", others), ("What root could tell:", rooted)):
+        if group:
+            rows = [_reason(why, names, ink) for why, names in group.items()]
+            yield "\n".join([ink.strong(title), *rows])
+
+
+def _reason(why: str, all_names: Sequence[str], ink: Ink) -> str:
+    names = list(dict.fromkeys(all_names))
+    told = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return ink.wrap(f"{_clean(told)}: {_clean(why)}", "   – ", "     ")
 
 
 def _clean(text: str) -> str:

@@ -8,7 +8,7 @@ _URL = r"url='?(?:URL\(')?(?P<url>https?://[^'\")\s]+)"
 
 # aiohttp, of every backend: Ollama, an OpenAI-like one, ComfyUI, Hugging Face
 CANNOT_CONNECT = Sign(
-    r"Cannot connect to host (?P<host>\[[^\]]+\]|[\w.\-]+):(?P<port>\d+)"
+    r"Cannot connect to host (?P<host>\[[^\]]+\]|[\w.\-<>]+):(?P<port>\d+)"
     r"(?: ssl:(?:<[^>]*>|\S+))?(?: \[(?P<why>.*)\])?",
     words=["cannot connect to host"],
 )

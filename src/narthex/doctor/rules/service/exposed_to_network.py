@@ -107,7 +107,7 @@ def _is_public(address: str) -> bool:
         return True
     if is_loopback(bare):
         return False
-    return ":" in bare or (bare[:1].isdigit() and not _BRIDGE.match(bare))
+    return ":" in bare or (bare[:1].isdigit() and not _BRIDGE.match(bare)) or bare.startswith("<ip")
 
 
 def _now(evidence: Evidence, found: list[Open]) -> Finding:

@@ -13,7 +13,7 @@ from narthex.doctor.rules.service.pulling import is_download, reached_later
 from narthex.doctor.sign import Sign
 
 LOOKUP = Sign(
-    r"\blookup (?P<name>[\w.-]+?)\.?(?: on (?P<resolver>\[?[\w.:%-]+\]?:\d+))?: "
+    r"\blookup (?P<name>[\w.-]+?)\.?(?: on (?P<resolver>\[?[\w.:%<>-]+\]?:\d+))?: "
     r"(?P<why>[^\"]+)",
     words=["lookup "],
 )
