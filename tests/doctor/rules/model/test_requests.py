@@ -135,6 +135,6 @@ def test_what_ollama_mends_by_itself_is_no_trouble(causes: Causes, line: str) ->
 
 def test_what_the_old_runner_erased_is_counted(says: Says) -> None:
     (finding,) = says(
-        ollama_log="INFO [update_slots] input truncated | n_ctx=2048 n_erase=14097 n_keep=4 n_left=2044 tid=6\n"
+        ollama_log="INFO [update_slots] input truncated | n_ctx=2048 n_erase=14097 n_keep=4 n_left=2044\n"
     )
     assert "14097 of 16145" in finding.why

@@ -70,6 +70,8 @@ LIMIT = Sign(
     words=["memorymax=", "memory.max", '"memory":', "--memory", "mem_limit", "docker run"],
 )
 _STACK = re.compile(r"ollama|llama|python|comfy|uvicorn|open-?webui|runner|gunicorn|ggml", re.IGNORECASE)
+# Ollama ends a runner by SIGKILL to unload it, and then writes this where the runner had printed «error:».
+_UNLOADED = re.compile(r"msg=\"llama-server terminated\" error=\"signal: killed\"")
 _KILOBYTES = re.compile(r"anon-rss:(\d+)kB")
 
 REMEDY = Remedy(
@@ -98,7 +100,8 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     kernel = [hit for hit in evidence.hits(KERNEL, CONSTRAINT) if _STACK.search(_name(hit))]
     proof = [*kernel[-1:], *evidence.hits(CONTAINER)[-1:], *_units(evidence)[-1:]]
     ended = [hit for hit in evidence.hits(EXIT_137) if not _is_another_unit(hit)]
-    died = evidence.last(KILLED) or (ended[-1] if ended else None)
+    killed = [hit for hit in evidence.hits(KILLED) if not _is_unload(evidence, hit)]
+    died = next(iter([*killed[-1:], *ended[-1:]]), None)
     if proof:
         quotes = [hit.quote() for hit in proof] + ([died.quote()] if died else [])
         yield _finding(evidence, quotes, _told(kernel), 0.95)
@@ -129,11 +132,18 @@ def _is_another_unit(hit: Hit) -> bool:
     return unit is not None and not _STACK.search(unit[1])
 
 
+def _is_unload(evidence: Evidence, hit: Hit) -> bool:
+    """Whether it is how Ollama ends a runner to unload it: then the next load goes well."""
+    later = (load for load in loads(evidence) if load.source == hit.entry.source and load.end == "ready")
+    return bool(_UNLOADED.search(hit.entry.plain)) and any(load.last.line > hit.entry.line for load in later)
+
+
 def _by_signal(evidence: Evidence, died: Hit) -> Finding:
     """Signal 9 is what the kernel sends, and what somebody types; tight memory speaks for the kernel."""
     limit = _limit(evidence)
     tight = _tight(evidence)
     sure = 0.7 if KILLED.pattern.search(died.entry.plain) else 0.55  # «docker stop» ends in 137 too
+    sure -= 0.25 if _UNLOADED.search(died.entry.plain) else 0.0
     sure += 0.15 if limit or tight else 0.0
     if died.entry.kind == "commands" and not _STACK.search(died.entry.plain):
         sure -= 0.25
