@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from narthex.doctor.evidence import Entry
 from narthex.doctor.reading.lines import LONGEST
-from narthex.doctor.reading.shapes import Shape, Shapes, fits, masked
+from narthex.doctor.reading.shapes import Shape, Shapes, fits
 from narthex.doctor.reading.tally import Place, Tally
+from narthex.doctor.reading.words import masked
 
 _STEP = 1024  # line ends are counted in steps of so many bytes
 _TRIED = 40  # hits in a row, from the end, after which the rest of a piece is counted by words
@@ -38,7 +39,7 @@ class Piece:
 
     def tally(self, tallies: dict[int, Tally]) -> int:
         """Find all signs and add their hits; returns how many there were."""
-        for start, matches in self._words.find(self._low):
+        for start, matches in self._words.find(self._masks):
             self._sort(start, matches)
         sure: dict[int, list[list[int]]] = {}
         maybe: dict[int, list[list[int]]] = {}

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from narthex.doctor.evidence import Entry
 from narthex.doctor.reading.words import Words
 
-_MASK = bytes(ord("0") if chr(code).isdigit() and code < 128 else code for code in range(256))
 _HASHES = re.compile(rb"[0-9a-f]{12,}")  # digests, ids of containers and cards
 _MOST = 20_000  # shapes that are remembered
 
@@ -63,11 +62,6 @@ class Shapes:
             elif sign.loose is None or sign.loose.search(entry.plain):
                 maybe.append(index)
         return Shape(tuple(sure), tuple(maybe))
-
-
-def masked(low: bytes) -> bytes:
-    """Every digit as a zero."""
-    return low.translate(_MASK)
 
 
 def fits(kinds: frozenset[str], entry: Entry, kind: str) -> bool:

@@ -8,7 +8,7 @@ from narthex.doctor.evidence import Entry, Hit
 from narthex.doctor.reading.clock import Clock
 from narthex.doctor.reading.lines import entry_of
 from narthex.doctor.reading.shapes import fits
-from narthex.doctor.reading.words import Words
+from narthex.doctor.reading.words import Words, masked
 from narthex.doctor.reading.wrapped import Logical, logical_lines
 
 _SAMPLE = 64 << 10
@@ -71,7 +71,7 @@ class ShortSource:
             size += len(row) + 1
             rows.append(row)
         words: dict[int, list[int]] = {}
-        for base, matches in self._words.find(b"\n".join(rows)):
+        for base, matches in self._words.find(masked(b"\n".join(rows))):
             for word, place, _ in matches:
                 words.setdefault(bisect_right(starts, base + place) - 1, []).append(word)
         for number, found in words.items():
