@@ -24,7 +24,6 @@ NAME = "Ollama"
 TIME_S = 10.0
 _LIST_S = 2.0
 _FOR_EVER_S = 100 * 365 * 86_400  # «expires» in 290 years: it stays until it is unloaded
-_LOADING_S = 60.0  # a runner that works so long before its model is listed is worth a word
 
 Lists = tuple[tuple[Tag, ...] | None, tuple[Resident, ...] | None]
 """The stored and the loaded models; None where a list did not come."""
@@ -151,20 +150,19 @@ def _loaded(one: Resident, left: float | None) -> str:
 
 
 def _loading(server: Server, residents: tuple[Resident, ...] | None) -> Iterator[Reading]:
-    """Runners that have worked for long, and whose models the server does not list: one that is loading is
-    not in its list, and one that hangs while it loads never comes there."""
+    """Runners whose models the server does not list: one that is loading is not in its list, and one that
+    hangs while it loads never comes there."""
     if server.pid is None or residents is None:
         return
     ages = {pid: time.time() - begun for pid in runner_pids(server.pid) if (begun := started_s(pid))}
     young_first = sorted(ages, key=lambda pid: ages[pid])
     for pid in young_first[: max(0, len(ages) - len(residents))]:
-        if ages[pid] >= _LOADING_S:
-            text = (
-                f"runner {pid} of {server.url} has worked for {format_duration(ages[pid])}, "
-                "and its model is not in /api/ps: it is still loading"
-            )
-            value = {"pid": pid, "seconds": ages[pid], "url": server.url}
-            yield Reading(name="ollama.loading", about=str(pid), value=value, text=text)
+        text = (
+            f"runner {pid} of {server.url} has worked for {format_duration(ages[pid])}, "
+            "and its model is not in /api/ps: it is still loading"
+        )
+        value = {"pid": pid, "seconds": ages[pid], "url": server.url}
+        yield Reading(name="ollama.loading", about=str(pid), value=value, text=text)
 
 
 def _facts(server: Server, residents: tuple[Resident, ...] | None) -> Iterator[Fact]:
