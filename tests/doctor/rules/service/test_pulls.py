@@ -115,7 +115,7 @@ def test_a_status_200_in_the_log_does_not_make_a_pull_that_gave_up_a_good_one() 
             "disk_full",
         ),
         (
-            '29fdb92e57cf part 2 attempt 1 failed: Get "https://x.r2.cloudflarestorage.com/y": dial tcp: lookup '
+            '29fdb92e57cf part 2 attempt 1 failed: Get "https://x.cloudflarestorage.com": dial tcp: lookup '
             "x.r2.cloudflarestorage.com: no such host, retrying in 1s",
             "pull_dns_failure",
         ),

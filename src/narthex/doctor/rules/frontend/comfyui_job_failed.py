@@ -30,8 +30,7 @@ _FOLDERS = {
 _AFTER = 40  # lines of a traceback
 REMEDY = Remedy(
     text="Read ComfyUI's own words: OpenWebUI shows only «Something went wrong :/». Put the missing file "
-    "into its "
-    "folder, or install the missing node, then load the workflow again.",
+    "into its folder, or install the missing node, then load the workflow again.",
     commands=(
         Command(
             text="curl -s http://127.0.0.1:8188/history?max_items=1",
@@ -127,9 +126,9 @@ def _node(evidence: Evidence, hits: Sequence[Hit]) -> Finding:
         f"ComfyUI lacks the node {name}" if name else "ComfyUI lacks a node",
         words + ".",
         Remedy(
-            text="Install the package that brings the node (ComfyUI-Manager: Install Missing Custom Nodes), "
-            "and start "
-            "ComfyUI anew. Where it is installed, its import failed: the start of the log says why.",
+            text="Install the package that brings the node (ComfyUI-Manager: Install Missing Custom "
+            "Nodes), and start ComfyUI anew. Where it is installed, its import failed: the start of "
+            "the log says why.",
             commands=(
                 Command(text="curl -s http://127.0.0.1:8188/object_info | grep -o '\"NODE\"'", safe=True),
                 Command(text="git -C custom_nodes clone URL-OF-THE-PACKAGE", safe=False,
@@ -157,8 +156,8 @@ def _file(evidence: Evidence, hits: Sequence[Hit], invalid: Sequence[Hit]) -> Fi
         words + ".",
         Remedy(
             text=f"Put the file into {where} of ComfyUI (or name your folder in extra_model_paths.yaml), or "
-            "choose a "
-            "file that is there. In OpenWebUI: Admin Settings › Images, the model and the workflow.",
+            "choose a file that is there. In OpenWebUI: Admin Settings › Images, the model and the "
+            "workflow.",
             commands=(
                 Command(text=f"curl -s http://127.0.0.1:8188/models/{folder or 'checkpoints'}", safe=True,
                         note="what ComfyUI has"),
@@ -178,8 +177,8 @@ def _graph(evidence: Evidence, hits: Sequence[Hit]) -> Finding:
         f"ComfyUI checked the workflow and refused it: {hits[0].entry.plain[:160]}",
         Remedy(
             text="Export the workflow in API format (Workflow › Export (API)), and see that OpenWebUI's "
-            "table of node "
-            "numbers (COMFYUI_WORKFLOW_NODES) fits it. A picture that it loads has to be uploaded first.",
+            "table of node numbers (COMFYUI_WORKFLOW_NODES) fits it. A picture that it loads has to "
+            "be uploaded first.",
             commands=REMEDY.commands,
             verify=REMEDY.verify,
             verify_commands=REMEDY.verify_commands,
@@ -197,8 +196,7 @@ def _failed(evidence: Evidence, hits: Sequence[Hit]) -> Finding:
         f"The workflow was accepted and a node of it failed: {reason[:200] or 'the lines after it say how'}.",
         Remedy(
             text="The last line of the traceback names the reason, the lines above it the node's package. "
-            "Update that "
-            "package, or try without custom nodes.",
+            "Update that package, or try without custom nodes.",
             commands=(
                 *REMEDY.commands,
                 Command(text="start ComfyUI with --disable-all-custom-nodes", safe=False, note="for a test"),
@@ -222,8 +220,7 @@ def _hidden(hits: Sequence[Hit]) -> Finding:
         confidence=0.4,
         evidence=quotes(*hits[:2]),
         why="OpenWebUI shows this for everything that goes wrong with an image: ComfyUI not reached, a "
-        "refused "
-        "workflow, a missing file, memory that ran out. ComfyUI's own log knows which.",
+        "refused workflow, a missing file, memory that ran out. ComfyUI's own log knows which.",
         remedy=REMEDY,
     )
 
@@ -233,8 +230,7 @@ RULE = Rule(
     title="ComfyUI can't run the workflow",
     area="frontend",
     meaning="ComfyUI refuses a workflow because a node or a file that it names is not there, or a node "
-    "fails while it "
-    "runs. OpenWebUI shows all of that as «Something went wrong :/».",
+    "fails while it runs. OpenWebUI shows all of that as «Something went wrong :/».",
     signature=(
         "Value not in list: ckpt_name: 'sd15.safetensors' not in []",
         "Cannot execute because node X does not exist",

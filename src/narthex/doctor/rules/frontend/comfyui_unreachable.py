@@ -34,8 +34,9 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     if not calls and not sockets:
         return
     host = calls[-1].host if calls else ""
-    words = f"Nobody was reached at {calls[-1].place}" if calls else "OpenWebUI could not open its "
-    "connection to ComfyUI"
+    words = "OpenWebUI could not open its connection to ComfyUI"
+    if calls:
+        words = f"Nobody was reached at {calls[-1].place}"
     if calls and is_own_loopback(calls[-1]):
         words += "; inside a container that is the container itself"
     elif calls and calls[-1].unknown_name:
@@ -59,10 +60,8 @@ def _remedy(evidence: Evidence, host: str) -> Remedy:
     name = comfy or ("host.docker.internal" if host in ("", "localhost", "127.0.0.1") else host)
     return Remedy(
         text="Start ComfyUI, and give OpenWebUI the address under which it reaches it from where it runs. "
-        "ComfyUI "
-        "listens on 127.0.0.1 only unless it is started with --listen ADDRESS; it has no password, so give "
-        "it the "
-        "address of the Docker bridge, not all addresses.",
+        "ComfyUI listens on 127.0.0.1 only unless it is started with --listen ADDRESS; it has no "
+        "password, so give it the address of the Docker bridge, not all addresses.",
         commands=(
             Command(text="ss -ltn 'sport = :8188'", safe=True),
             Command(
@@ -99,14 +98,13 @@ RULE = Rule(
     title="ComfyUI is not reached",
     area="frontend",
     meaning="ComfyUI is not started, listens on 127.0.0.1 only while it is asked from a container, or "
-    "OpenWebUI has a "
-    "wrong address of it.",
+    "OpenWebUI has a wrong address of it.",
     signature=(
         "Cannot connect to host comfyui:8188 ssl:default [Connection refused]",
         "Failed to connect to WebSocket server: [Errno 111] Connection refused",
     ),
-    certain="«curl http://127.0.0.1:8188/system_stats» on its machine, and the same from inside OpenWebUI's "
-    "container.",
+    certain="«curl http://127.0.0.1:8188/system_stats» on its machine, and the same from inside "
+    "OpenWebUI's container.",
     remedy=REMEDY,
     look_alikes=(
         LookAlike(cause="comfyui_job_failed", how="There ComfyUI's log tells of the job."),

@@ -15,9 +15,9 @@ from narthex.doctor.signs import openwebui
 SHOWN = Sign(r"\b500: (?:Ollama|Open WebUI): (?P<what>.+)", words=["500: ollama", "500: open webui"])
 
 REMEDY = Remedy(
-    text="Read Ollama's own log of that second: the reason stands a few lines above its line «| 500 |». The "
-    "command "
-    "line works because it asks with other options: a smaller context, no tools, no pictures.",
+    text="Read Ollama's own log of that second: the reason stands a few lines above its line «| 500 |». "
+    "The command line works because it asks with other options: a smaller context, no tools, no "
+    "pictures.",
     commands=(
         Command(text="journalctl -u ollama --since '10 min ago' --no-pager", safe=True),
         Command(text="docker logs --since 10m ollama", safe=True),
@@ -58,9 +58,9 @@ RULE = Rule(
     slug="owui_500_while_ollama_ok",
     title="OpenWebUI shows a 500, the command line works",
     area="frontend",
-    meaning="OpenWebUI shows «500 Internal Server Error» of Ollama's. That is a symptom: Ollama failed with "
-    "this very "
-    "request. Its own log knows why: memory, a crashed runner, a client that went away.",
+    meaning="OpenWebUI shows «500 Internal Server Error» of Ollama's. That is a symptom: Ollama failed "
+    "with this very request. Its own log knows why: memory, a crashed runner, a client that went "
+    "away.",
     signature=("Ollama: 500, message='Internal Server Error', url='http://ollama:11434/api/chat'",),
     certain="The lines right above «| 500 |» in Ollama's log tell the reason.",
     remedy=REMEDY,

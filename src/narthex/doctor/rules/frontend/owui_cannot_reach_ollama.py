@@ -104,8 +104,8 @@ def _reason(evidence: Evidence, call: Call) -> tuple[str, float]:
 def _unknown_name(call: Call) -> str:
     if call.host == GATEWAY:
         return (
-            f"The name {GATEWAY} is not known there: Docker Desktop makes it by itself, Docker on Linux only "
-            "with --add-host, Kubernetes not at all."
+            f"The name {GATEWAY} is not known there: Docker Desktop makes it by itself, Docker on Linux "
+            "only with --add-host, Kubernetes not at all."
         )
     return (
         f"The name {call.host} is not known there: names of services hold only within one Docker network or "
@@ -125,8 +125,7 @@ def _from_container(evidence: Evidence, call: Call) -> tuple[str, float]:
         return f"Nobody answered at {call.place}: a firewall of the host drops what containers send.", 0.7
     said = (
         f"Nothing listens at {call.place}. The usual reason: Ollama listens on 127.0.0.1, and containers "
-        "come "
-        "from elsewhere."
+        "come from elsewhere."
     )
     return said, 0.75
 
@@ -202,8 +201,7 @@ def _remedy(evidence: Evidence, host: str, port: int, *, unknown: bool) -> Remed
         commands += [
             Command(
                 text=f"docker run … --add-host={GATEWAY}:host-gateway -e "
-                f"OLLAMA_BASE_URL=http://{GATEWAY}:{port} … "
-                "ghcr.io/open-webui/open-webui:main",
+                f"OLLAMA_BASE_URL=http://{GATEWAY}:{port} … ghcr.io/open-webui/open-webui:main",
                 safe=False,
                 note=f'compose: extra_hosts: - "{GATEWAY}:host-gateway"',
             ),
@@ -216,13 +214,11 @@ def _remedy(evidence: Evidence, host: str, port: int, *, unknown: bool) -> Remed
             ),
         ]
     return Remedy(
-        text="Give OpenWebUI the address under which it reaches Ollama from where it runs itself. Ollama in "
-        "another "
-        "container: the service's name, in one network. Ollama on the host: host.docker.internal, and "
-        "Ollama has to "
-        "listen on the Docker bridge (172.17.0.1), not on 127.0.0.1 only. An address saved in Admin "
-        "Settings › "
-        "Connections wins over the variable. In Kubernetes: http://SERVICE.NAMESPACE.svc:11434.",
+        text="Give OpenWebUI the address under which it reaches Ollama from where it runs itself. Ollama "
+        "in another container: the service's name, in one network. Ollama on the host: "
+        "host.docker.internal, and Ollama has to listen on the Docker bridge (172.17.0.1), not on "
+        "127.0.0.1 only. An address saved in Admin Settings › Connections wins over the variable. In "
+        "Kubernetes: http://SERVICE.NAMESPACE.svc:11434.",
         commands=tuple(commands),
         verify="Ollama's version comes back from inside the container, and the models are listed.",
         verify_commands=(look(f"http://{ollama or GATEWAY}:{port}/api/version", ui, live=evidence.live),),
@@ -249,8 +245,7 @@ RULE = Rule(
     title="OpenWebUI does not reach Ollama",
     area="frontend",
     meaning="Ollama runs, and OpenWebUI looks for it at an address that means something else, or nothing, "
-    "from where "
-    "OpenWebUI runs. Inside a container localhost is the container.",
+    "from where OpenWebUI runs. Inside a container localhost is the container.",
     signature=(
         "Connection error: Cannot connect to host host.docker.internal:11434 ssl:default [Name or service "
         "not known]",
@@ -258,8 +253,7 @@ RULE = Rule(
         "WebUI could not connect to Ollama",
     ),
     certain="«docker exec open-webui curl http://…:11434/api/version» fails with the address of its "
-    "settings, and curl "
-    "on Ollama's own machine works.",
+    "settings, and curl on Ollama's own machine works.",
     remedy=REMEDY,
     look_alikes=(
         LookAlike(cause="ollama_unreachable", how="There curl on Ollama's own machine fails too."),

@@ -14,8 +14,7 @@ from narthex.doctor.signs import openwebui
 
 REMEDY = Remedy(
     text="Take the dead address out in Admin Settings › Connections (what is saved there wins over the "
-    "variable), "
-    "and let OpenWebUI wait less long for a list of models.",
+    "variable), and let OpenWebUI wait less long for a list of models.",
     commands=(
         *settings("AIOHTTP_CLIENT_TIMEOUT_MODEL_LIST=3", "open-webui"),
         Command(
@@ -47,8 +46,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             confidence=0.85,
             evidence=tuple(evidence.quote_reading(row) for row in dead[:3]),
             why=f"{len(dead)} of {len(rows)} addresses of OpenWebUI do not answer; each page that lists "
-            "models waits "
-            "for them, up to 10 seconds by default, for minutes in versions before 0.5.",
+            "models waits for them, up to 10 seconds by default, for minutes in versions before 0.5.",
             ruled_out=(RuledOut(cause="owui_cannot_reach_ollama", why="another address answers"),),
             remedy=REMEDY,
             about=dead[0].about,
@@ -72,9 +70,8 @@ def _of_log(evidence: Evidence) -> Iterator[Finding]:
             confidence=0.6,
             evidence=quotes(*waited[:2], works),
             why=f"{count} times the list of models did not come within the time that OpenWebUI waits (10 "
-            "seconds by "
-            "default): the log tells that as a connection error without a reason. The page stood still that "
-            "long.",
+            "seconds by default): the log tells that as a connection error without a reason. The page "
+            "stood still that long.",
             ruled_out=(
                 RuledOut(
                     cause="owui_cannot_reach_ollama", why="a refused connection would have told its reason"
@@ -90,8 +87,7 @@ def _of_log(evidence: Evidence) -> Iterator[Finding]:
             confidence=0.6,
             evidence=quotes(*(call.entry for call in silent[:2]), works),
             why=f"Nobody answers at {', '.join(sorted(hosts))}, and chats are answered by another address: "
-            "each list "
-            "of models waits for the dead one.",
+            "each list of models waits for the dead one.",
             ruled_out=(RuledOut(cause="owui_cannot_reach_ollama", why="chats are answered"),),
             remedy=REMEDY,
             about=", ".join(sorted(hosts)),
@@ -103,8 +99,7 @@ RULE = Rule(
     title="A dead address makes OpenWebUI wait",
     area="frontend",
     meaning="Several backends are configured and one of them does not answer: a machine that sleeps, an "
-    "address that "
-    "is no more. Every page that lists models waits for it.",
+    "address that is no more. Every page that lists models waits for it.",
     signature=(
         "Connection error: (and nothing after it)",
         "Cannot connect to host 192.168.1.20:11434 ssl:default [Connection timed out], beside chats that "

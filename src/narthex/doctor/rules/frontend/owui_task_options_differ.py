@@ -43,9 +43,8 @@ def _of_settings(
         confidence=0.85,
         evidence=(evidence.quote_reading(row),),
         why=f"Chats send {name}={chat.get(name, 'nothing')}, titles, tags and follow-up questions send "
-        f"{name}={task.get(name, 'nothing')}: Ollama loads the model anew at each change, up to three times "
-        "in the "
-        "first turn of a chat.",
+        f"{name}={task.get(name, 'nothing')}: Ollama loads the model anew at each change, up to three "
+        "times in the first turn of a chat.",
         remedy=remedy(chat or task),
         about=", ".join(differ),
     )
@@ -73,10 +72,8 @@ def _of_loads(evidence: Evidence) -> Iterator[Finding]:
             confidence=0.3,
             evidence=quotes(changes[0][0].entry, changes[0][1].entry, changes[-1][1].entry),
             why=f"The same model is loaded back and forth with a context of {contexts[0]} and of "
-            f"{contexts[1]} tokens, "
-            f"{len(changes)} times within minutes, and OpenWebUI is in use: its titles and follow-up "
-            "questions don't "
-            "carry the options of the chat.",
+            f"{contexts[1]} tokens, {len(changes)} times within minutes, and OpenWebUI is in use: its "
+            "titles and follow-up questions don't carry the options of the chat.",
             ruled_out=(
                 RuledOut(
                     cause="keep_alive_unload_reload",
@@ -101,19 +98,16 @@ def remedy(chat: dict[str, object]) -> Remedy:
     keep = '"keep_alive":"30m"'
     both = ",".join([*same, keep])
     return Remedy(
-        text="Give the background tasks the same options as the chats: TASK_MODEL_PARAMS (since 0.11.1). Or "
-        "let them "
-        "be: switch titles, tags and follow-up questions off. Or save the options in a model of the "
-        "workspace: that "
-        "reaches both.",
+        text="Give the background tasks the same options as the chats: TASK_MODEL_PARAMS (since 0.11.1). "
+        "Or let them be: switch titles, tags and follow-up questions off. Or save the options in a "
+        "model of the workspace: that reaches both.",
         commands=(
             Command(text=f"DEFAULT_MODEL_PARAMS='{{{both}}}'", safe=False, note="environment of open-webui"),
             Command(
                 text=f'TASK_MODEL_PARAMS=\'{{{both},"think":false,"max_tokens":300}}\'',
                 safe=False,
-                note="environment of open-webui; then docker compose up -d open-webui. What is saved in the "
-                "admin "
-                "page wins over it, unless ENABLE_PERSISTENT_CONFIG=False",
+                note="environment of open-webui; then docker compose up -d open-webui. What is saved in "
+                "the admin page wins over it, unless ENABLE_PERSISTENT_CONFIG=False",
             ),
             Command(text="ENABLE_TITLE_GENERATION=False ENABLE_FOLLOW_UP_GENERATION=False", safe=False),
         ),
@@ -129,8 +123,8 @@ RULE = Rule(
     title="OpenWebUI's background tasks ask with other options",
     area="frontend",
     meaning="A first turn in OpenWebUI is four requests: a title, the answer, follow-up questions, tags. "
-    "Options of the "
-    "chat (its context above all) don't reach the other three. Ollama loads the model anew for each change.",
+    "Options of the chat (its context above all) don't reach the other three. Ollama loads the "
+    "model anew for each change.",
     signature=(
         "loads of one model with two contexts in turn, within seconds of each other",
         "DEFAULT_MODEL_PARAMS holds num_ctx, TASK_MODEL_PARAMS is empty",

@@ -20,9 +20,8 @@ SYMPTOMS = (
     openwebui.EMPTY_REASON,
 )
 REMEDY = Remedy(
-    text="Leave AIOHTTP_CLIENT_TIMEOUT unset: it is a limit for the whole answer. To notice a dead backend, "
-    "limit the "
-    "pause between two pieces instead.",
+    text="Leave AIOHTTP_CLIENT_TIMEOUT unset: it is a limit for the whole answer. To notice a dead "
+    "backend, limit the pause between two pieces instead.",
     commands=(
         Command(text="take AIOHTTP_CLIENT_TIMEOUT out of the environment of open-webui", safe=False),
         Command(text="AIOHTTP_CLIENT_STREAM_IDLE_TIMEOUT=300", safe=False, note="instead, in newer versions"),
@@ -61,8 +60,7 @@ def _finding(seconds: int, quoted: tuple[Quote, ...], symptoms: list[Hit], *, li
         confidence=0.85 if live and symptoms else 0.6,
         evidence=quoted,
         why=f"AIOHTTP_CLIENT_TIMEOUT={seconds} ends every answer that takes longer, also one that is being "
-        "written and "
-        "one that waits for its model to load.",
+        "written and one that waits for its model to load.",
         ruled_out=(RuledOut(cause="runner_crash_bug", why="the limit is OpenWebUI's own"),),
         remedy=REMEDY,
         about=f"{seconds} s",
@@ -95,9 +93,8 @@ RULE = Rule(
     slug="owui_timeout",
     title="OpenWebUI gives up too early",
     area="frontend",
-    meaning="AIOHTTP_CLIENT_TIMEOUT limits the whole answer, the load of the model included. Unset there is "
-    "no limit; "
-    "set low, long answers stop in the middle and cold starts fail.",
+    meaning="AIOHTTP_CLIENT_TIMEOUT limits the whole answer, the load of the model included. Unset there "
+    "is no limit; set low, long answers stop in the middle and cold starts fail.",
     signature=(
         "Open WebUI: Server Connection Error",
         "Error submitting message",

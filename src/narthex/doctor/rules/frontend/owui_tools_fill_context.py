@@ -22,15 +22,13 @@ _NATIVE_SINCE = (0, 10)  # the version since which native function calling is th
 
 REMEDY = Remedy(
     text="Switch the built-in tools off where they are not wanted (function_calling: legacy), or give the "
-    "model a "
-    "context in which they have room.",
+    "model a context in which they have room.",
     commands=(
         Command(
             text='DEFAULT_MODEL_PARAMS=\'{"function_calling":"legacy"}\'',
             safe=False,
             note="environment of open-webui; or per model: Advanced Params › Function Calling, and its "
-            "capability "
-            "«Builtin Tools» off",
+            "capability «Builtin Tools» off",
         ),
         Command(
             text="DEFAULT_MODEL_PARAMS='{\"num_ctx\":16384}' and the same in TASK_MODEL_PARAMS",
@@ -66,8 +64,8 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         confidence=0.3,
         evidence=quotes(*cut, most=2),
         why=f"Prompts of {cut[0]['prompt']} tokens were cut to a context of {cut[0]['limit']}, and "
-        "OpenWebUI is in use: "
-        f"its built-in tools alone are some {TOOLS_TOKENS} tokens with every question.",
+        f"OpenWebUI is in use: its built-in tools alone are some {TOOLS_TOKENS} tokens with every "
+        "question.",
         ruled_out=(),
         remedy=REMEDY,
     )
@@ -116,10 +114,9 @@ RULE = Rule(
     slug="owui_tools_fill_context",
     title="OpenWebUI's tools fill the context",
     area="frontend",
-    meaning="Since 0.10 OpenWebUI offers its built-in tools to the model with every chat: 36 of them, 26 KB "
-    "of JSON. In "
-    "a context of 4096 tokens nothing of the question is left; the answer is empty, or is the JSON of a "
-    "tool.",
+    meaning="Since 0.10 OpenWebUI offers its built-in tools to the model with every chat: 36 of them, 26 "
+    "KB of JSON. In a context of 4096 tokens nothing of the question is left; the answer is empty, "
+    "or is the JSON of a tool.",
     signature=(
         "truncating input prompt limit=4096 prompt=8353, at a short question",
         "an empty answer in OpenWebUI",

@@ -69,8 +69,7 @@ RULE = Rule(
     title="The address to listen on is wrong",
     area="service",
     meaning="OLLAMA_HOST (or --host, --listen) names an address that this machine or container does not "
-    "have, "
-    "or a port that an ordinary user may not open. The server ends at once.",
+    "have, or a port that an ordinary user may not open. The server ends at once.",
     signature=(
         "Error: listen tcp 192.168.1.50:11434: bind: cannot assign requested address",
         "Error: listen tcp 127.0.0.1:80: bind: permission denied",

@@ -89,8 +89,8 @@ def _of_ollama(
     else:
         words = (
             f"Ollama answered {evidence.count(LOGGED)} requests with 403 at once, before any work: it knows "
-            "two such "
-            "refusals, an Origin that is not in OLLAMA_ORIGINS and a Host name that is not this machine's"
+            "two such refusals, an Origin that is not in OLLAMA_ORIGINS and a Host name that is not this "
+            "machine's"
         )
     words += ". A tunnel stands before it, which passes the public name on as Host" if tunnel else ""
     return Finding(
@@ -130,10 +130,8 @@ def _remedy(origin: str, tunnel: bool) -> Remedy:
         )
     return Remedy(
         text="Name the page's origin in OLLAMA_ORIGINS (the scheme, the name and the port as the browser "
-        "shows "
-        "them; several with commas). «*» lets every page of every site use your models. A proxy before "
-        "Ollama has "
-        "to send a Host that Ollama knows: localhost:11434.",
+        "shows them; several with commas). «*» lets every page of every site use your models. A proxy "
+        "before Ollama has to send a Host that Ollama knows: localhost:11434.",
         commands=tuple(commands),
         verify="The browser's question is answered with 204.",
         verify_commands=(
@@ -158,9 +156,8 @@ def _of_comfyui(hits: Sequence[Hit]) -> Finding:
         ruled_out=(RuledOut(cause="proxy_intercepts_local", why="ComfyUI itself tells of the refusal"),),
         remedy=Remedy(
             text="Open ComfyUI under the name that the page uses (localhost and 127.0.0.1 are two names), "
-            "or let the "
-            "proxy before it leave the Origin out. --enable-cors-header switches the guard off for one "
-            "origin.",
+            "or let the proxy before it leave the Origin out. --enable-cors-header switches the guard "
+            "off for one origin.",
             commands=(
                 Command(text=f"start ComfyUI with --enable-cors-header http://{hit['origin']}", safe=False),
             ),
@@ -181,17 +178,14 @@ RULE = Rule(
     title="The browser's origin is refused",
     area="service",
     meaning="A page or a browser extension of another origin calls Ollama. Ollama answers pages of this "
-    "machine only, "
-    "unless OLLAMA_ORIGINS names more. While it listens on loopback it also refuses foreign Host names, as "
-    "tunnels "
-    "and reverse proxies send them.",
+    "machine only, unless OLLAMA_ORIGINS names more. While it listens on loopback it also refuses "
+    "foreign Host names, as tunnels and reverse proxies send them.",
     signature=(
         '[GIN] … | 403 | 396µs | … | OPTIONS "/api/chat"',
         "Access to fetch at 'http://…:11434/api/chat' from origin '…' has been blocked by CORS policy",
     ),
-    certain="The 403 is in Ollama's own access log and took less than a millisecond. The same call by curl, "
-    "without an "
-    "Origin header, works.",
+    certain="The 403 is in Ollama's own access log and took less than a millisecond. The same call by "
+    "curl, without an Origin header, works.",
     remedy=_remedy("", tunnel=False),
     look_alikes=(
         LookAlike(

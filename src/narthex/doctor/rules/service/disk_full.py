@@ -222,8 +222,7 @@ def _remedy(path: str, hits: Sequence[Hit]) -> Remedy:
 
 REMEDY = Remedy(
     text="Make room where the models lie, or move the store to a bigger disk; then pull again: it goes on "
-    "where "
-    "it stopped.",
+    "where it stopped.",
     commands=(
         Command(text="df -h /usr/share/ollama/.ollama/models", safe=True),
         Command(text="ollama list", safe=True, note="then: ollama rm NAME of what is not used any more"),
@@ -242,8 +241,7 @@ RULE = Rule(
     title="No room on the disk",
     area="service",
     meaning="The file system that holds the models (or Docker's data, or OpenWebUI's database) is full. "
-    "Ollama "
-    "reserves the whole size of each file before it downloads it.",
+    "Ollama reserves the whole size of each file before it downloads it.",
     signature=(
         "Error: write /root/.ollama/models/blobs/sha256-…-partial: no space left on device",
         "There is not enough space on the disk.   disk quota exceeded",

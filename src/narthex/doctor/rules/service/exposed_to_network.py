@@ -117,8 +117,7 @@ def _now(evidence: Evidence, found: list[Open]) -> Finding:
     names = ", ".join(one.place for one in (bare or found))
     words = (
         f"{names}: whoever reaches this machine over the network can use it, and it asks for no password. "
-        "Whether a "
-        "firewall stands before it can't be seen from here"
+        "Whether a firewall stands before it can't be seen from here"
         if bare
         else f"{names}: the network reaches it. It asks for a log-in, so this is usual"
     )
@@ -165,9 +164,8 @@ def _remedy(found: list[Open]) -> Remedy:
     )
     return Remedy(
         text="Publish it on loopback only, and let other machines come through an SSH tunnel, a VPN or a "
-        "proxy that "
-        "asks for a password. Containers that need Ollama on the host reach it on the Docker bridge: "
-        "OLLAMA_HOST=172.17.0.1.",
+        "proxy that asks for a password. Containers that need Ollama on the host reach it on the "
+        "Docker bridge: OLLAMA_HOST=172.17.0.1.",
         commands=tuple(commands),
         verify="Only loopback addresses are left.",
         verify_commands=(
@@ -224,16 +222,15 @@ def _told(hits: list[Hit]) -> Finding:
         confidence=0.6 if published else 0.4,
         evidence=quotes(*published[:2], *hits[:1]),
         why="It listens on all addresses of the machine and asks for no password. In a container that is "
-        "normal: there "
-        "the address counts under which its port is published. A text can't show who reaches it.",
+        "normal: there the address counts under which its port is published. A text can't show who "
+        "reaches it.",
         remedy=REMEDY,
     )
 
 
 REMEDY = Remedy(
     text="Publish it on loopback only, and let other machines come through an SSH tunnel or a proxy that "
-    "asks for a "
-    "password.",
+    "asks for a password.",
     commands=(
         Command(text="ss -ltn", safe=True, note="what listens where"),
         unit_setting("OLLAMA_HOST=127.0.0.1:11434"),
@@ -249,17 +246,15 @@ RULE = Rule(
     title="A service is open to the network",
     area="service",
     meaning="Ollama, ComfyUI and llama-server have no log-in. Where they listen on 0.0.0.0 or [::], or a "
-    "container "
-    "publishes their port so, everybody who reaches the machine can use, pull and delete models or run "
-    "workflows.",
+    "container publishes their port so, everybody who reaches the machine can use, pull and delete "
+    "models or run workflows.",
     signature=(
         "Listening on [::]:11434   Listening on 0.0.0.0:11434",
         "0.0.0.0:11434->11434/tcp",
         "ngrok http 11434",
     ),
-    certain="From another machine «curl http://ADDRESS:11434/api/tags» lists the models. Inside a container "
-    "0.0.0.0 is "
-    "normal: what counts is the published address.",
+    certain="From another machine «curl http://ADDRESS:11434/api/tags» lists the models. Inside a "
+    "container 0.0.0.0 is normal: what counts is the published address.",
     remedy=REMEDY,
     look_alikes=(LookAlike(cause="cors_origin_403", how="That stops browsers' pages, and nobody else."),),
     signs=(PUBLISHED, TUNNEL, LLAMA),

@@ -165,8 +165,7 @@ def _store_of(path: str) -> str:
 def _read_only(path: str) -> Remedy:
     return Remedy(
         text="The file system is mounted read-only: on purpose (a container's volume with :ro), or because "
-        "the "
-        "kernel found faults on the disk. Look which, before anything is written.",
+        "the kernel found faults on the disk. Look which, before anything is written.",
         commands=(
             Command(text=f"findmnt -T {path or '/usr/share/ollama'}", safe=True),
             Command(text="sudo dmesg | grep -iE 'remount|ext4|xfs|btrfs|I/O error'", safe=True, root=True),
@@ -196,8 +195,8 @@ RULE = Rule(
     title="The service may not use the folder of its models",
     area="service",
     meaning="Ollama runs as its own user (ollama), and that user may not write into the folder of "
-    "OLLAMA_MODELS, "
-    "or may not pass through a folder above it. The service ends at start, or each pull fails.",
+    "OLLAMA_MODELS, or may not pass through a folder above it. The service ends at start, or each "
+    "pull fails.",
     signature=(
         "Error: mkdir /srv/models/blobs: permission denied: ensure path elements are traversable",
         "Error: could not create directory mkdir /var/lib/ollama: permission denied",

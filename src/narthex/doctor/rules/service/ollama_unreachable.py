@@ -219,8 +219,7 @@ RULE = Rule(
     title="Ollama does not answer",
     area="service",
     meaning="Nothing listens where clients look for Ollama: it is not started, it ended, it is just "
-    "starting anew, or "
-    "it listens on another port or address than the client asks.",
+    "starting anew, or it listens on another port or address than the client asks.",
     signature=(
         "Error: could not connect to ollama app, is it running?",
         'Post "http://127.0.0.1:11434/api/chat": dial tcp 127.0.0.1:11434: connect: connection refused',

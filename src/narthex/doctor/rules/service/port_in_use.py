@@ -45,8 +45,8 @@ SIGNS = (GO, DOCKER, LLAMA, PYTHON, ERRNO, ANY)
 DEFAULTS = {11434: "Ollama", 8080: "OpenWebUI or llama-server", 3000: "OpenWebUI", 8188: "ComfyUI"}
 
 FREE = Remedy(
-    text="Look who listens on the port. If it is the same service, use the one that runs and start no second "
-    "one; else stop the other, or give one of the two another port.",
+    text="Look who listens on the port. If it is the same service, use the one that runs and start no "
+    "second one; else stop the other, or give one of the two another port.",
     commands=(
         Command(text="sudo ss -ltnp 'sport = :11434'", safe=True, root=True, note="root, to see whose it is"),
         Command(text="docker ps --filter publish=11434", safe=True),

@@ -173,8 +173,8 @@ def _of_command_line(evidence: Evidence, variables: Sequence[Hit]) -> Finding:
         confidence=0.6,
         evidence=quotes(evidence.first(GO_CLI), *variables[:1]),
         why=f"«ollama» got an answer that it can't read, and {variables[0]['name']} is set without "
-        "NO_PROXY: a call "
-        "to an address that is not loopback (OLLAMA_HOST=0.0.0.0 too) goes to the proxy.",
+        "NO_PROXY: a call to an address that is not loopback (OLLAMA_HOST=0.0.0.0 too) goes to the "
+        "proxy.",
         ruled_out=(RuledOut(cause="ollama_unreachable", why="somebody answered"),),
         remedy=_remedy(evidence, ""),
     )
@@ -207,8 +207,8 @@ def _of_readings(evidence: Evidence) -> Iterator[Finding]:
             confidence=0.8 if broken else 0.5,
             evidence=(evidence.quote_reading(row), *(evidence.quote_reading(one) for one in broken[:2])),
             why=f"http_proxy is set in {row.about}, and no_proxy does not name "
-            f"{', '.join(caught) or 'localhost'}: "
-            "those calls go to the proxy, which can't reach this machine's services.",
+            f"{', '.join(caught) or 'localhost'}: those calls go to the proxy, which can't reach this "
+            "machine's services.",
             ruled_out=(),
             remedy=_remedy(evidence, caught[0] if caught else ""),
             about=row.about,
@@ -234,8 +234,7 @@ def _remedy(evidence: Evidence, url: str) -> Remedy:
     setting = f"NO_PROXY={','.join(names)}"
     return Remedy(
         text="Name the hosts of this machine in NO_PROXY, in capitals and in small letters: programs read "
-        "one or "
-        "the other. The service and the shell need it, not the browser.",
+        "one or the other. The service and the shell need it, not the browser.",
         commands=(
             Command(text="env | grep -i _proxy", safe=True),
             *settings(setting, "open-webui"),
@@ -273,8 +272,7 @@ RULE = Rule(
     title="A proxy catches local calls",
     area="service",
     meaning="HTTP_PROXY is set for the program that calls, and NO_PROXY does not name the host of this "
-    "machine. The "
-    "call goes to the proxy, and its page of HTML comes back instead of Ollama's JSON.",
+    "machine. The call goes to the proxy, and its page of HTML comes back instead of Ollama's JSON.",
     signature=(
         "403, message='Attempt to decode JSON with unexpected mimetype: text/html', "
         "url='http://localhost:11434/api/tags'",

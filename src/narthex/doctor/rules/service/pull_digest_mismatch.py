@@ -19,8 +19,7 @@ MISMATCH = Sign(
 EMPTY = "e3b0c44298fc1c14"  # SHA-256 of nothing begins so
 REMEDY = Remedy(
     text="Pull again. Where it fails again, something on the way or in the machine changes the bytes: try "
-    "without "
-    "proxy and virus scanner, then another disk, then a test of the memory.",
+    "without proxy and virus scanner, then another disk, then a test of the memory.",
     commands=(
         Command(text="ollama pull MODEL", safe=True),
         Command(text="env | grep -i proxy; systemctl show ollama -p Environment", safe=True),
@@ -69,15 +68,13 @@ RULE = Rule(
     title="A downloaded file fails its check",
     area="service",
     meaning="After the download Ollama computes the file's SHA-256 and gets another one than the registry "
-    "names. "
-    "It throws the file away.",
+    "names. It throws the file away.",
     signature=(
         "Error: digest mismatch, file must be downloaded again: want sha256:…, got sha256:…",
         "got sha256:e3b0c44298fc1c14…: an empty file",
     ),
     certain="Twice the same wrong digest: something on the way answers with something else. Each time "
-    "another one: "
-    "disk or memory.",
+    "another one: disk or memory.",
     remedy=REMEDY,
     look_alikes=(
         LookAlike(

@@ -144,9 +144,8 @@ RULE = Rule(
     slug="pull_dns_failure",
     title="The registry's name is not resolved",
     area="service",
-    meaning="Ollama asks for the address of registry.ollama.ai (or of its storage) and gets none. It is the "
-    "server "
-    "that asks, not the command line: a container asks another resolver than the host.",
+    meaning="Ollama asks for the address of registry.ollama.ai (or of its storage) and gets none. It is "
+    "the server that asks, not the command line: a container asks another resolver than the host.",
     signature=(
         "dial tcp: lookup registry.ollama.ai on 127.0.0.11:53: server misbehaving",
         "dial tcp: lookup registry.ollama.ai: no such host",

@@ -51,9 +51,8 @@ _OTHER = re.compile(
 _PULL = re.compile(r"/v2/|\bpull|manifests/|blobs/", re.IGNORECASE)
 
 REMEDY = Remedy(
-    text="Pull again: it goes on where it stopped. Where it breaks off again and again, take another way to "
-    "the "
-    "internet, or fetch fewer parts at a time on a slow line.",
+    text="Pull again: it goes on where it stopped. Where it breaks off again and again, take another way "
+    "to the internet, or fetch fewer parts at a time on a slow line.",
     commands=(
         Command(text="until ollama pull MODEL; do sleep 5; done", safe=True, note="until it is whole"),
         Command(text="curl -sSI https://registry.ollama.ai/v2/", safe=True, note="from where Ollama runs"),
@@ -163,8 +162,8 @@ RULE = Rule(
     title="A download breaks off",
     area="service",
     meaning="The line to the registry's storage drops or stalls. Ollama tries each part again several "
-    "times; only "
-    "when it gives up is something lost, and even then the next pull goes on from there.",
+    "times; only when it gives up is something lost, and even then the next pull goes on from "
+    "there.",
     signature=(
         "8934d96d3f08 part 14 stalled; retrying.",
         "part 5 attempt 0 failed: unexpected EOF, retrying in 1s",
@@ -172,8 +171,7 @@ RULE = Rule(
         'Get "https://registry.ollama.ai/v2/…": dial tcp 104.21.75.227:443: i/o timeout',
     ),
     certain="Another machine on the same line fares the same; on another line the pull works. A log that "
-    "only tells "
-    "of retries is harmless: pulls do that.",
+    "only tells of retries is harmless: pulls do that.",
     remedy=REMEDY,
     look_alikes=(
         LookAlike(cause="disk_full", how="The parts fail with «no space left on device»."),

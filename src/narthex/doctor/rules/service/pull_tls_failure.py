@@ -91,8 +91,8 @@ def _reason(evidence: Evidence, text: str) -> tuple[str, str, tuple[Command, ...
     if found := _NAME.search(text):
         names = f" (it is one for {found['names']})" if found["names"] else ""
         return (
-            f"The machine that answered is not the one that was meant{names}: an entry in /etc/hosts, a name "
-            "server or a proxy sends the name elsewhere.",
+            f"The machine that answered is not the one that was meant{names}: an entry in /etc/hosts, a "
+            "name server or a proxy sends the name elsewhere.",
             "Take the stale entry out, or let the name server answer truly.",
             (
                 Command(text="getent hosts registry.ollama.ai", safe=True),
@@ -101,9 +101,8 @@ def _reason(evidence: Evidence, text: str) -> tuple[str, str, tuple[Command, ...
         )
     if _PROXY.search(text):
         return (
-            "Something answered without TLS where TLS was spoken: a proxy that is written with https:// and "
-            "speaks "
-            "http, or a page of a network that wants a log-in first.",
+            "Something answered without TLS where TLS was spoken: a proxy that is written with https:// "
+            "and speaks http, or a page of a network that wants a log-in first.",
             "Write the proxy with http:// in HTTPS_PROXY; that is how it is reached, not what goes through "
             "it.",
             (
@@ -119,15 +118,13 @@ def _reason(evidence: Evidence, text: str) -> tuple[str, str, tuple[Command, ...
     name = container(evidence, "ollama") or "ollama"
     return (
         "The certificate is signed by an authority that the place where Ollama runs does not know: a "
-        "company's "
-        "gateway or a virus scanner opens the connection and signs it anew.",
+        "company's gateway or a virus scanner opens the connection and signs it anew.",
         "Give the company's root certificate to the place where Ollama runs: the image has only the public "
         "ones.",
         (
             Command(
                 text="openssl s_client -connect registry.ollama.ai:443 -servername registry.ollama.ai "
-                "</dev/null | "
-                "openssl x509 -noout -issuer",
+                "</dev/null | openssl x509 -noout -issuer",
                 safe=True,
                 note="who signs it here",
             ),
@@ -139,8 +136,7 @@ def _reason(evidence: Evidence, text: str) -> tuple[str, str, tuple[Command, ...
             ),
             Command(
                 text="sudo cp company-ca.crt /usr/local/share/ca-certificates/ && sudo "
-                "update-ca-certificates && "
-                "sudo systemctl restart ollama",
+                "update-ca-certificates && sudo systemctl restart ollama",
                 safe=False,
                 root=True,
                 note="on the host; Fedora and RHEL: /etc/pki/ca-trust/source/anchors and update-ca-trust",
@@ -171,8 +167,7 @@ RULE = Rule(
     title="The registry's certificate is not trusted",
     area="service",
     meaning="The connection to the registry is opened on the way by a gateway or a virus scanner, whose "
-    "certificate "
-    "Ollama does not know; or the clock is wrong; or the name leads to another machine.",
+    "certificate Ollama does not know; or the clock is wrong; or the name leads to another machine.",
     signature=(
         "tls: failed to verify certificate: x509: certificate signed by unknown authority",
         "x509: certificate has expired or is not yet valid: current time … is before …",

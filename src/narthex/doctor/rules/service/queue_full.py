@@ -22,9 +22,8 @@ BATCH = (
     Command(
         text="OpenWebUI: RAG_EMBEDDING_BATCH_SIZE=32 and RAG_EMBEDDING_CONCURRENT_REQUESTS=2",
         safe=False,
-        note="by default OpenWebUI sends every chunk of a document at once; later than the first start they "
-        "are "
-        "set in Admin Settings › Documents",
+        note="by default OpenWebUI sends every chunk of a document at once; later than the first start "
+        "they are set in Admin Settings › Documents",
     ),
 )
 REMEDY = Remedy(
@@ -84,15 +83,13 @@ RULE = Rule(
     title="The queue of waiting requests is full",
     area="service",
     meaning="More requests wait for a model to be loaded than OLLAMA_MAX_QUEUE allows (512 by default). "
-    "Requests "
-    "to a model that is loaded don't count.",
+    "Requests to a model that is loaded don't count.",
     signature=(
         "503 server busy, please try again.  maximum pending requests exceeded",
         '[GIN] … | 503 | … | POST "/api/embed"',
     ),
     certain="The answer's text names the queue. The server's own log holds only the status 503, and Ollama "
-    "has no "
-    "other reason for it.",
+    "has no other reason for it.",
     remedy=REMEDY,
     look_alikes=(
         LookAlike(

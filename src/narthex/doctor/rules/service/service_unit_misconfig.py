@@ -39,8 +39,7 @@ _FIXES = {
     "GROUP": "Make the group, or correct Group=.",
     "NAMESPACE": "Make the folders that the unit names, or take those lines out.",
     "STATE_DIRECTORY": "Give /var/lib/ollama to the service's user, or take StateDirectory= out; a link or "
-    "file "
-    "of that name has to go.",
+    "file of that name has to go.",
 }
 REMEDY = Remedy(
     text="Read the unit as systemd sees it, correct the line that fails, and take out what is stale.",
@@ -181,8 +180,9 @@ def _unexplained_loop(evidence: Evidence) -> Finding | None:
     if times == 1 and exited is None:
         return None  # one restart is no loop
     status = f" with status {_status(exited.entry)}" if exited and _status(exited.entry) else ""
-    reason = f"; its last words were «{said['what'][:120]}»" if said else "; the lines that would say why "
-    "are not here"
+    reason = "; the lines that would say why are not here"
+    if said:
+        reason = f"; its last words were «{said['what'][:120]}»"
     return Finding(
         cause="service_unit_misconfig",
         title="The service ends again and again",
@@ -190,8 +190,7 @@ def _unexplained_loop(evidence: Evidence) -> Finding | None:
         confidence=0.4,
         evidence=quotes(loop[-1], said, exited),
         why=f"systemd has started it {times or 'many'} times and it ended each time{status}{reason}. A "
-        "wrong unit is "
-        "one of the reasons.",
+        "wrong unit is one of the reasons.",
         remedy=Remedy(
             text="Read what the program said before it ended; the unit is judged after that.",
             commands=(
@@ -217,8 +216,7 @@ def _of_ignored(hits: list[Hit]) -> Finding:
         confidence=0.85,
         evidence=quotes(*hits[:3]),
         why=f"systemd could not read line {hits[0]['line']} of {hits[0]['file']} and goes on without it: "
-        "that "
-        "setting has no effect.",
+        "that setting has no effect.",
         remedy=Remedy(
             text="Settings of Ollama are Environment= lines in the section [Service], one «NAME=value» in "
             "quotes.",
@@ -235,8 +233,7 @@ RULE = Rule(
     title="The systemd unit is wrong",
     area="service",
     meaning="systemd can't start the service as its unit file says: the program, a folder or the user that "
-    "the "
-    "unit names is not there, or the program does not know the words that it is given.",
+    "the unit names is not there, or the program does not know the words that it is given.",
     signature=(
         "ollama.service: Failed at step EXEC spawning /usr/local/bin/ollama: No such file or directory",
         "Main process exited, code=exited, status=203/EXEC (200/CHDIR, 217/USER, 226/NAMESPACE, "
@@ -244,9 +241,8 @@ RULE = Rule(
         'Error: unknown command "server" for "ollama"   Error: unknown flag: --host',
         "Scheduled restart job, restart counter is at 20.   Start request repeated too quickly.",
     ),
-    certain="Exit statuses from 200 on come from systemd itself. A status of 1 or 2 comes from the program: "
-    "then "
-    "its own last line says what is wrong, and the unit is often fine.",
+    certain="Exit statuses from 200 on come from systemd itself. A status of 1 or 2 comes from the "
+    "program: then its own last line says what is wrong, and the unit is often fine.",
     remedy=REMEDY,
     look_alikes=(
         LookAlike(
