@@ -25,6 +25,9 @@ REFUSED = {
         "alloc_tensor_range: failed to allocate CPU buffer of size 437944320\n"
         "llama_model_load: error loading model: unable to allocate CPU buffer"
     ),
+    "its cache": "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 137438953504\n"
+    "llama_kv_cache_init: failed to allocate buffer for kv cache\n"
+    "llama_new_context_with_model: llama_kv_cache_init() failed for self-attention cache",
     "mmap": (
         "llama_model_load: error loading model: mmap failed: Cannot allocate memory\nfailed to load model"
     ),

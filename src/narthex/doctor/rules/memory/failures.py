@@ -16,7 +16,7 @@ import msgspec
 
 from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Quote
-from narthex.doctor.rules.memory import oom_signs
+from narthex.doctor.rules.memory import host_memory, oom_signs
 from narthex.doctor.signs import llama, ollama
 from narthex.doctor.story import Load, loads
 from narthex.units import GIB, MIB
@@ -37,6 +37,9 @@ _LOADING = re.compile(
 )
 _BARE_CONTEXT = re.compile(
     r"cudaMemGetInfo|ggml_backend_cuda_device_get_memory|cudaSetDevice|cuDevicePrimaryCtxRetain"
+)
+_ON_CARD = re.compile(
+    r"(?:cuda|hip|musa)Malloc|(?:CUDA|ROCm|Vulkan|SYCL|Metal|MTL|RPC)\d* ?(?:buffer|error)|vk::"
 )
 _TORCH = re.compile(r"torch|RuntimeError: CUDA|AcceleratorError|when calling `|Tried to allocate")
 _POOL = re.compile(r"in function alloc\b|cuMem(?:Create|SetAccess|Map|Address)")  # grows while it works
@@ -101,7 +104,9 @@ def failures(evidence: Evidence) -> tuple[Failure, ...]:
     if evidence not in _CACHE:
         known = loads(evidence)
         groups = _groups([hit for hit in evidence.hits(*oom_signs.FAILURES) if not _is_torch(hit)])
-        _CACHE[evidence] = tuple(_judge(evidence, group, known) for group in groups)
+        _CACHE[evidence] = tuple(
+            _judge(evidence, group, known) for group in groups if not _is_main_memory(evidence, group)
+        )
     return _CACHE[evidence]
 
 
@@ -109,6 +114,13 @@ def pending(evidence: Evidence, *phases: Phase) -> Failure | None:
     """The last failure at one of these steps that no second try mended."""
     rows = [one for one in failures(evidence) if one.phase in phases and not one.recovered]
     return next((one for one in reversed(rows) if not one.over), rows[-1] if rows else None)
+
+
+def _is_main_memory(evidence: Evidence, group: tuple[Hit, ...]) -> bool:
+    """A cache or working buffer in main memory fails in the same words; the line before names the CPU."""
+    first, last = group[0].entry, group[-1].entry
+    near = "\n".join(entry.plain for entry in evidence.around(first, 4, last.line - first.line))
+    return bool(host_memory.CPU_BUFFER.pattern.search(near)) and not _ON_CARD.search(near)
 
 
 def _is_torch(hit: Hit) -> bool:
