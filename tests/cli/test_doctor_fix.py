@@ -135,7 +135,7 @@ def test_without_a_terminal_only_yes_does_anything(
     )
     assert done.returncode == ExitCode.FAILURE
     assert not (tmp_path / "target.hard").exists()
-    assert "stop it" in done.stderr
+    assert "nobody is here to say yes" in done.stderr.lower()
     assert journaled() == steps
 
 

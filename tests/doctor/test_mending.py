@@ -99,6 +99,12 @@ def test_what_is_done_with_a_step(command: Command, yes: bool, present: bool, wa
     assert way_of(command, yes=yes, present=present, sure=True) is way
 
 
+def test_no_way_to_root_is_ever_taken() -> None:
+    for way in ("sudo", "/usr/bin/sudo", "su", "doas", "pkexec"):
+        forgotten = Command(text="", safe=True, argv=(way, "modprobe", "nvidia_uvm"))
+        assert way_of(forgotten, yes=True, present=True, sure=True) is Way.SHOW
+
+
 def test_a_mere_suspicion_is_never_acted_upon_without_a_question() -> None:
     assert way_of(SAFE, yes=True, present=True, sure=False) is Way.ASK
     assert way_of(SAFE, yes=True, present=False, sure=False) is Way.SHOW
@@ -130,9 +136,23 @@ def test_after_a_no_nothing_is_done() -> None:
 def test_without_anybody_and_without_yes_nothing_is_done() -> None:
     person = Person(present=False)
     _, journal = run(person, finding(SAFE, HARD, ROOT, HAND))
-    assert person.shown == ["touch it", "stop it", "sudo modprobe nvidia_uvm", "Set OLLAMA_MAX_QUEUE=2048"]
     assert (person.asked, journal) == ([], [])
-    assert any("needs root" in text for text in person.said)
+    assert person.said[-1] == "Nobody is here to say yes: nothing is done."
+
+
+def test_what_needs_root_or_hands_is_shown_and_never_taken() -> None:
+    person = Person()
+    _, journal = run(person, finding(ROOT, HAND, SAFE))
+    assert person.shown == ["sudo modprobe nvidia_uvm", "Set OLLAMA_MAX_QUEUE=2048", "touch it"]
+    assert "It needs root: run it yourself, narthex never does." in person.said
+    assert (len(person.asked), journal) == (1, ["touch it: done", "gone: True"])
+
+
+def test_a_remedy_without_a_step_of_its_own_is_one_sentence() -> None:
+    person = Person()
+    _, journal = run(person, finding(ROOT, HAND))
+    assert (person.shown, person.asked, journal) == ([], [], [])
+    assert person.said[-1] == "Its steps are yours to take; narthex takes none of them by itself."
 
 
 def test_yes_takes_what_is_safe_and_leaves_what_interrupts() -> None:

@@ -12,6 +12,7 @@ from narthex.doctor.mending import Mended, mend
 from narthex.doctor.recheck import Rechecker
 from narthex.doctor.record import Record
 from narthex.errors import ExitCode
+from narthex.models.header import printable
 from narthex.units import format_count
 from narthex.views.diagnosis import command_lines
 from narthex.views.ink import Ink
@@ -25,8 +26,9 @@ class Terminal:
         self._ink = Ink.of(sys.stderr)
 
     def say(self, text: str) -> None:
-        """A paragraph."""
-        click.echo(self._ink.wrap(text), err=True)
+        """A paragraph; what a program printed keeps its lines."""
+        for line in text.splitlines():
+            click.echo(self._ink.wrap(printable(line), "  "), err=True)
 
     def show(self, command: Command) -> None:
         """The step as it will be done."""

@@ -24,6 +24,7 @@ from narthex.doctor.redact import hide_secrets
 
 STEP_S = 60.0  # a step that takes longer is ended
 _LEAVE_S = 3.0
+_TO_ROOT = ("sudo", "su", "doas", "pkexec", "run0")
 _ANSWER = 2000  # characters of an answer that are kept, its end
 
 
@@ -78,7 +79,7 @@ Recheck = Callable[[Finding, float], Check]
 
 def way_of(command: Command, *, yes: bool, present: bool, sure: bool) -> Way:
     """``yes``: safe steps need no question. ``sure``: it is no mere suspicion."""
-    if command.root or not (command.argv or command.request):
+    if not _is_own(command):
         return Way.SHOW
     if yes and command.safe and sure:
         return Way.RUN
@@ -116,6 +117,10 @@ class _Work:
         """Each step in turn, until it is gone."""
         finding = self._finding
         self._talk.say(f"{finding.title.rstrip('.')}: {finding.remedy.text}")
+        ways = {self._way(command) for command in finding.remedy.commands}
+        if not ways - {Way.SHOW}:
+            self._talk.say(self._why_nothing())
+            return
         for command in finding.remedy.commands:
             self._talk.show(command)
             if not self._shall(command):
@@ -130,11 +135,23 @@ class _Work:
         """What became of it so far."""
         return Mended(finding=self._finding, steps=tuple(self._steps), gone=self._gone)
 
-    def _shall(self, command: Command) -> bool:
+    def _way(self, command: Command) -> Way:
         sure = self._finding.confidence >= SURE
-        way = way_of(command, yes=self._yes, present=self._talk.present, sure=sure)
+        return way_of(command, yes=self._yes, present=self._talk.present, sure=sure)
+
+    def _why_nothing(self) -> str:
+        """Not one step may be taken; they stand in the diagnosis."""
+        commands = self._finding.remedy.commands
+        if not any(_is_own(command) for command in commands):
+            return "Its steps are yours to take; narthex takes none of them by itself."
+        if self._yes and self._finding.confidence < SURE:
+            return "It is only a suspicion, and nobody is here to say yes: nothing is done."
+        return "Nobody is here to say yes: nothing is done."
+
+    def _shall(self, command: Command) -> bool:
+        way = self._way(command)
         if way is Way.SHOW:
-            self._talk.say(_why_only_shown(command, present=self._talk.present, sure=sure))
+            self._talk.say(_why_only_shown(command))
             return False
         question = "Do it?" if command.safe else "It interrupts what is running. Do it?"
         return way is Way.RUN or self._talk.ask(question)
@@ -149,7 +166,7 @@ class _Work:
         self._record.remedy(self._finding, command.text, "done" if done.worked else "failed", done.answer)
         if done.worked:
             self._steps.append(command.text)
-        self._talk.say("Done." if done.worked else f"It did not work: {done.answer or 'no word of why'}")
+        self._talk.say(_how_it_went(done))
         return done.worked
 
     def _look_again(self, since: float) -> None:
@@ -210,14 +227,22 @@ def _end_group(process: subprocess.Popen[str]) -> None:
         return
 
 
-def _why_only_shown(command: Command, *, present: bool, sure: bool) -> str:
-    if command.root:
-        return "It needs root: run it yourself, narthex never does."
-    if not (command.argv or command.request):
-        return "It is yours to do."
-    if not command.safe:
-        return "It interrupts what is running, and nobody is here to say yes: not run."
-    return "Nobody is here to say yes: not run." if sure else "It is only a suspicion: not run."
+def _is_own(command: Command) -> bool:
+    """Whether narthex may take it at all; a remedy that forgot to say «root» gets none."""
+    above = bool(command.argv) and os.path.basename(command.argv[0]) in _TO_ROOT
+    return not command.root and not above and bool(command.argv or command.request)
+
+
+def _why_only_shown(command: Command) -> str:
+    if _is_own(command):
+    return "It needs root: run it yourself, narthex never does." if command.root else "It is yours to do."
+    return "It interrupts what is running, and nobody is here to say yes: not run."
+
+
+def _how_it_went(done: Done) -> str:
+    if not done.worked:
+        return f"It did not work: {done.answer or 'no word of why'}"
+    return f"Done: {done.answer}" if done.answer else "Done."
 
 
 def _so_far(results: Sequence[Mended]) -> str:
