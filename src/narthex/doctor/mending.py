@@ -235,8 +235,8 @@ def _is_own(command: Command) -> bool:
 
 def _why_only_shown(command: Command) -> str:
     if _is_own(command):
+        return "It interrupts what is running, and nobody is here to say yes: not run."
     return "It needs root: run it yourself, narthex never does." if command.root else "It is yours to do."
-    return "It interrupts what is running, and nobody is here to say yes: not run."
 
 
 def _how_it_went(done: Done) -> str:
