@@ -244,6 +244,15 @@ def test_other_codes_are_other_causes(causes: Causes, code: str) -> None:
     )
 
 
+def test_a_load_without_layers_after_the_card_could_not_be_asked(first: First) -> None:
+    log = (
+        GPU_START
+        + 'time=2026-01-29T08:00:00Z level=WARN msg="unable to refresh free memory, using old values"\n'
+        + "load_tensors: offloaded 0/33 layers to GPU\n"
+    )
+    assert first(docker_log=log).cause == "container_gpu_lost_cgroup"
+
+
 def test_an_earlier_start_with_the_gpu_makes_a_suspicion(says: Says) -> None:
     found = [
         one for one in says(docker_log=GPU_START + CPU_START) if one.cause == "container_gpu_lost_cgroup"

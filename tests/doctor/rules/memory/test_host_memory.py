@@ -25,9 +25,11 @@ REFUSED = {
         "alloc_tensor_range: failed to allocate CPU buffer of size 437944320\n"
         "llama_model_load: error loading model: unable to allocate CPU buffer"
     ),
-    "its cache": "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 137438953504\n"
-    "llama_kv_cache_init: failed to allocate buffer for kv cache\n"
-    "llama_new_context_with_model: llama_kv_cache_init() failed for self-attention cache",
+    "its cache": (
+        "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 137438953504\n"
+        "llama_kv_cache_init: failed to allocate buffer for kv cache\n"
+        "llama_new_context_with_model: llama_kv_cache_init() failed for self-attention cache"
+    ),
     "mmap": (
         "llama_model_load: error loading model: mmap failed: Cannot allocate memory\nfailed to load model"
     ),
@@ -97,6 +99,13 @@ KILLED = {
     },
     "0.30": {"ollama_log": 'level=ERROR msg="llama-server terminated" error="signal: killed"\n'},
     "client": {"client_error": "Error: llama runner process has terminated: signal: killed"},
+    "old cgroup": {
+        "dmesg": (
+            "Task in /docker/ab killed as a result of limit of /docker/ab\nMemory cgroup out of memory: Kill"
+            " process 940 (ollama) score 1\n"
+        )
+    },
+    "ComfyUI's shell": {"comfyui_log": "got prompt\nRequested to load Flux\nKilled\n"},
     "shell": {"commands": "$ ./llama-server -m big.gguf\nKilled\n"},
 }
 

@@ -56,6 +56,13 @@ ON_LOAD = {
         "  current device: 0, in function cublas_handle at common.cuh:826\n"
     ),
     "what a client is told": "Error: llama runner process has terminated: cudaMalloc failed: out of memory\n",
+    "cuBLAS in words": (
+        "llama_context:      CUDA0 compute buffer size =   296.02 MiB\n"
+        "CUDA error: the resource allocation failed\n  current device: 0, in function cublas_handle\n"
+    ),
+    "era E, its panic": (
+        "panic: insufficient memory - required allocations: {InputWeights:550502400A CPU:{Name:CPU}}\n"
+    ),
     "era E": (
         'level=INFO msg="Load failed" model=/m/blobs/sha256-aa error="memory layout cannot be allocated"\n'
     ),
@@ -104,6 +111,10 @@ ONE_BUFFER = {
         "ggml_vulkan: Requested buffer size exceeds device buffer size limit: ErrorOutOfDeviceMemory\n"
     ),
     "Vulkan's size alone": "ggml_vulkan: Device memory allocation of size 17368219904 failed.\n",
+    "MLX": (
+        "[metal::malloc] Attempting to allocate 12345678901 bytes which is greater than the maximum allowed "
+        "buffer size of 9534832640 bytes.\n"
+    ),
     "SYCL": (
         "ggml_backend_sycl_buffer_type_alloc_buffer: can't malloc 24189255811072 Bytes memory on device\n"
     ),
@@ -212,6 +223,10 @@ def test_a_later_load_that_went_well_makes_it_less_grave(first: First) -> None:
 
 
 HARMLESS = {
+    "Vulkan's pinned memory": (
+        "ggml_vulkan: Failed to allocate pinned memory.\n"
+        "ggml_vulkan: pinned memory: vk::Device::allocateMemory: ErrorOutOfDeviceMemory\n" + STARTED
+    ),
     "pinned memory": (
         "ggml_cuda_host_malloc: failed to allocate 500.00 MiB of pinned memory: out of memory\n" + STARTED
     ),

@@ -109,9 +109,11 @@ def test_a_llama_server_of_its_own(first: First) -> None:
             " 46017.18 MiB\nllm_load_tensors:      CUDA0 buffer size = 16192.69 MiB\n"
         ),
         "May 16 17:44:49 Debian ollama[6012]: load_tensors: offloaded 23/57 layers to GPU\n",
+        'level=INFO msg="insufficient VRAM to load any model layers"\n',
+        "not enough vram available, falling back to CPU only\n",
         "ollama  | load_tensors: offloaded 23/57 layers to GPU\n",
     ],
-    ids=["0.1.32", "journal", "Compose"],
+    ids=["0.1.32", "journal", "no layer", "no layer, 2024", "Compose"],
 )
 def test_the_line_of_the_layers_alone(first: First, log: str) -> None:
     assert first(ollama_log=log).cause == "partial_offload_slow"

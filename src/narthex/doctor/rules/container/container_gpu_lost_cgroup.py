@@ -11,7 +11,7 @@ from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.container import inside
 from narthex.doctor.rules.memory import torch_oom
 from narthex.doctor.sign import Sign
-from narthex.doctor.story import starts
+from narthex.doctor.story import loads, starts
 
 NVML = Sign(
     r"(?:Failed to initialize NVML|nvml\w* .*fail\w*|NVML(?: init\w*)? (?:error|failed)): ?Unknown Error",
@@ -41,6 +41,7 @@ RELOAD = Sign(
     r"|systemd\[1\]: Reloading",
     words=["reloading", "daemon-reload"],
 )
+UNREFRESHED = Sign(r"unable to refresh free memory, using old values")
 NO_GPUS = Sign(
     r"No CUDA GPUs are available|CUDA unknown error - this may be due to",
     words=["no cuda gpus", "cuda unknown error"],
@@ -145,8 +146,21 @@ def _of_empty(evidence: Evidence, report: torch_oom.TorchOom) -> Finding:
 
 
 def _lost(evidence: Evidence) -> Finding | None:
-    """The same container's earlier start had the GPU, a later one only the CPU, and no error is told."""
+    """The GPU was there, and later it is not, and no error of the driver is told."""
     begun = starts(evidence)
+    dark = evidence.last(UNREFRESHED)
+    last = loads(evidence)[-1:]
+    if dark is not None and last and inside.is_contained(evidence, dark.entry):
+        had = [one for one in begun if one.gpus and one.source == dark.entry.source]
+        if had and last[0].layers_on == 0 and last[0].entry.line > dark.entry.line:
+            return _finding(
+                evidence,
+                [dark],
+                "Ollama had the GPU when it started. Later it could not ask it any more; the next load put "
+                "no layer on it.",
+                0.6,
+                (had[-1].gpus[0].entry.quote(), last[0].last.quote()),
+            )
     for before, after in pairwise(begun):
         same = before.source == after.source and before.stream == after.stream
         if same and before.gpus and after.only_cpu and inside.is_contained(evidence, after.entry):
@@ -227,7 +241,7 @@ RULE = Rule(
         LookAlike(cause="comfyui_vram_oom", how="The card is really full, and nvidia-smi inside works."),
         LookAlike(cause="driver_library_mismatch", how="NVML says so: «Driver/library version mismatch»."),
     ),
-    signs=(NVML, NOT_PERMITTED, DENIED, RELOAD, NO_GPUS, *torch_oom.SIGNS, *inside.SIGNS),
+    signs=(NVML, UNREFRESHED, NOT_PERMITTED, DENIED, RELOAD, NO_GPUS, *torch_oom.SIGNS, *inside.SIGNS),
     check=check,
     explains=("vram_not_recovered", "partial_offload_slow", "gpu_not_visible", "comfyui_job_failed"),
     overrules=(

@@ -24,9 +24,9 @@ from narthex.units import GIB, MIB
 ABSURD = 200 * GIB  # in one buffer: no card has that much; the reckoning behind it has gone wrong
 _TOGETHER = 14  # lines within which one failure is told
 _WORKING = re.compile(
-    r"no longer running|error was encountered while running the model|post predict|runtime OOM detected"
-    r"|slot update_slots|prompt processing|print_timing|embedding generation failed|failed to decode"
-    r"|decode: failed",
+    r"no longer running|model runner has unexpectedly stopped|error was encountered while running the model"
+    r"|post predict|runtime OOM detected|slot update_slots|prompt processing|print_timing"
+    r"|embedding generation failed|failed to decode|decode: failed",
     re.IGNORECASE,
 )
 _LOADING = re.compile(
@@ -41,8 +41,12 @@ _BARE_CONTEXT = re.compile(
 _ON_CARD = re.compile(
     r"(?:cuda|hip|musa)Malloc|(?:CUDA|ROCm|Vulkan|SYCL|Metal|MTL|RPC)\d* ?(?:buffer|error)|vk::"
 )
-_TORCH = re.compile(r"torch|RuntimeError: CUDA|AcceleratorError|when calling `|Tried to allocate")
-_POOL = re.compile(r"in function alloc\b|cuMem(?:Create|SetAccess|Map|Address)")  # grows while it works
+_ELSEWHERE = re.compile(
+    r"pinned memory|torch|RuntimeError: CUDA|AcceleratorError|when calling `|Tried to allocate"
+)
+_POOL = re.compile(
+    r"in function (?:alloc\b|ggml_cuda_pool)|pool_\w+::alloc|cuMem(?:Create|SetAccess|Map|Address)"
+)  # grows while it works
 _FAILED_END = re.compile(
     r"Load failed|error loading llama|failed to create context|unable to load model|loading error|failed to"
     r" load",
@@ -103,7 +107,7 @@ def failures(evidence: Evidence) -> tuple[Failure, ...]:
     """All of them, in the order of the sources and lines; worked out once, many rules ask."""
     if evidence not in _CACHE:
         known = loads(evidence)
-        groups = _groups([hit for hit in evidence.hits(*oom_signs.FAILURES) if not _is_torch(hit)])
+        groups = _groups([hit for hit in evidence.hits(*oom_signs.FAILURES) if not _is_elsewhere(hit)])
         _CACHE[evidence] = tuple(
             _judge(evidence, group, known) for group in groups if not _is_main_memory(evidence, group)
         )
@@ -123,9 +127,9 @@ def _is_main_memory(evidence: Evidence, group: tuple[Hit, ...]) -> bool:
     return bool(host_memory.CPU_BUFFER.pattern.search(near)) and not _ON_CARD.search(near)
 
 
-def _is_torch(hit: Hit) -> bool:
-    """PyTorch borrows CUDA's words; its reports are read elsewhere."""
-    return hit.entry.kind == "comfyui_log" or bool(_TORCH.search(hit.entry.plain))
+def _is_elsewhere(hit: Hit) -> bool:
+    """PyTorch borrows CUDA's words; pinned main memory is done without. Neither is a failed load."""
+    return hit.entry.kind == "comfyui_log" or bool(_ELSEWHERE.search(hit.entry.plain))
 
 
 def _groups(hits: list[Hit]) -> Iterator[tuple[Hit, ...]]:

@@ -23,8 +23,9 @@ KERNEL = Sign(
     words=["kill process", "killed process"],
 )
 CONSTRAINT = Sign(
-    r"oom-kill:constraint=(?P<constraint>\w+).*?\btask=(?P<task>[^,]+)|(?P<by>\S+) invoked oom-killer",
-    words=["oom-kill:constraint", "invoked oom-killer"],
+    r"oom-kill:constraint=(?P<constraint>\w+).*?\btask=(?P<task>[^,]+)|(?P<by>\S+) invoked oom-killer"
+    r"|killed as a result of limit of",
+    words=["oom-kill:constraint", "invoked oom-killer", "killed as a result of limit"],
 )
 UNIT = Sign(
     r"(?P<unit>\S+\.(?:service|scope|slice)): (?:A process of this unit has been killed by the OOM killer"
@@ -72,6 +73,7 @@ LIMIT = Sign(
 _STACK = re.compile(r"ollama|llama|python|comfy|uvicorn|open-?webui|runner|gunicorn|ggml", re.IGNORECASE)
 # Ollama ends a runner by SIGKILL to unload it, and then writes this where the runner had printed «error:».
 _UNLOADED = re.compile(r"msg=\"llama-server terminated\" error=\"signal: killed\"")
+_AT_A_PROMPT = ("commands", "client_error", "llama_server_log", "comfyui_log", "docker_log")
 _KILOBYTES = re.compile(r"anon-rss:(\d+)kB")
 
 REMEDY = Remedy(
@@ -158,11 +160,7 @@ def _by_signal(evidence: Evidence, died: Hit) -> Finding:
 
 def _silent(evidence: Evidence) -> Finding | None:
     """No reason told, and main memory was tight: or the shell's bare «Killed»."""
-    shell = [
-        hit
-        for hit in evidence.hits(SHELL)
-        if hit.entry.kind in ("commands", "client_error", "llama_server_log")
-    ]
+    shell = [hit for hit in evidence.hits(SHELL) if hit.entry.kind in _AT_A_PROMPT]
     if shell:
         return _finding(
             evidence, [shell[-1].quote()], "The shell says «Killed»: the process got signal 9.", 0.6

@@ -22,7 +22,10 @@ LARGE_BUFFER = Sign(
     r"|can't (?:malloc|allocate) (?P<sycl>\d+) Bytes (?:of )?memory on device",
     words=["memory allocation of size", "failed to allocate buffer, size", " bytes"],
 )
-BUFFER_LIMIT = Sign(r"Requested buffer size exceeds (?:device )?(?:memory allocation|buffer size) limit")
+BUFFER_LIMIT = Sign(
+    r"Requested buffer size exceeds (?:device )?(?:memory allocation|buffer size) limit"
+    r"|greater than the maximum allowed buffer size"
+)
 DEVICE_OOM = Sign(
     r"ErrorOutOfDeviceMemory|OutOfDeviceMemoryError|VK_ERROR_OUT_OF_DEVICE_MEMORY|UR_RESULT_ERROR_OUT_OF_\w+"
 )
@@ -37,18 +40,32 @@ COMPUTE_FAILED = Sign(
 )
 CUDA_OOM = Sign(
     r"(?:CUDA|ROCm|HIP|MUSA) error:? (?:2 at .*)?out of memory|CUDA error 2 at|hipErrorOutOfMemory"
+    r"|HSA_STATUS_ERROR_OUT_OF_RESOURCES"
     r"|cudaErrorMemoryAllocation",
-    words=["out of memory", "error 2 at", "hiperroroutofmemory", "cudaerrormemoryallocation"],
+    words=[
+        "out of memory",
+        "error 2 at",
+        "hsa_status_error_out",
+        "hiperroroutofmemory",
+        "cudaerrormemoryallocation",
+    ],
 )
 CUBLAS = Sign(
-    r"(?:CUBLAS|HIPBLAS|ROCBLAS)_STATUS_(?:NOT_INITIALIZED|ALLOC_FAILED)|cuBLAS error [13] at",
-    words=["_status_not_initialized", "_status_alloc_failed", "cublas error"],
+    r"(?:CUBLAS|HIPBLAS|ROCBLAS)_STATUS_(?:NOT_INITIALIZED|ALLOC_FAILED)|cuBLAS error [13] at"
+    r"|CUDA error: the (?:library was not initialized|resource allocation failed)",
+    words=[
+        "_status_not_initialized",
+        "_status_alloc_failed",
+        "cublas error",
+        "library was not init",
+        "resource allocation failed",
+    ],
 )
 METAL = Sign(r"kIOGPUCommandBufferCallbackErrorOutOfMemory")
 RUNTIME_OOM = Sign(r"runtime OOM detected")
 NO_LAYOUT = Sign(
-    r"memory layout cannot be allocated|failed to commit memory for model|insufficient VRAM to load any model"
-    r" layers"
+    r"memory layout cannot be allocated|failed to commit memory for model"
+    r"|insufficient memory - required allocations"
 )
 
 # What stands near them and tells at which step it was.

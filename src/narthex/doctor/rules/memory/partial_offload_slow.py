@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from narthex.doctor.evidence import Evidence
+from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Finding, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.memory import placement, remedies, tenants
 from narthex.doctor.rules.memory.placement import Placement, Reason
 from narthex.doctor.rules.memory.tenants import Resident
+from narthex.doctor.sign import Sign
 from narthex.units import format_size
 
 REMEDY = Remedy(
@@ -20,6 +21,7 @@ REMEDY = Remedy(
 )
 
 
+NONE_FIT = Sign(r"not enough vram available|insufficient VRAM to load any model layers")
 _MINE = (Reason.WEIGHTS, Reason.UNKNOWN, Reason.ASKED)
 
 
@@ -33,8 +35,11 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         return  # another reason is known
     for resident in tenants.residents(evidence):
         if resident.share is not None and 0 < resident.share < 0.99:
-            yield _of_resident(evidence, resident)
+            yield _of_resident(resident)
             return
+    hit = evidence.last(NONE_FIT)
+    if hit is not None:
+        yield _none_fits(hit)
 
 
 def _of_load(found: Placement) -> Finding:
@@ -79,7 +84,7 @@ def _of_load(found: Placement) -> Finding:
     )
 
 
-def _of_resident(evidence: Evidence, resident: Resident) -> Finding:
+def _of_resident(resident: Resident) -> Finding:
     on = round(100 * (resident.share or 0))
     return Finding(
         cause="partial_offload_slow",
@@ -98,6 +103,18 @@ def _of_resident(evidence: Evidence, resident: Resident) -> Finding:
             verify_commands=REMEDY.verify_commands,
         ),
         about=resident.model,
+    )
+
+
+def _none_fits(hit: Hit) -> Finding:
+    return Finding(
+        cause="partial_offload_slow",
+        title="Not one layer fits on the GPU; the model runs on the CPU",
+        severity=Severity.WARNING,
+        confidence=0.6,
+        evidence=(hit.quote(),),
+        why="Ollama says that there is not enough free memory on the card for any layer.",
+        remedy=REMEDY,
     )
 
 
@@ -125,7 +142,7 @@ RULE = Rule(
             cause="healthy", how="A host without a GPU says «offloaded 0/33» as well. That is no fault."
         ),
     ),
-    signs=(*placement.SIGNS, *tenants.SIGNS),
+    signs=(NONE_FIT, *placement.SIGNS, *tenants.SIGNS),
     check=check,
     readings=("ollama.resident",),
 )

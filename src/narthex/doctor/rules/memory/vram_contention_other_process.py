@@ -109,6 +109,9 @@ def _of_failure(evidence: Evidence, failure: Failure) -> Finding | None:
         return _finding((*failure.quotes, named[0].quote), whose, 0.8, ruled_out=_NOT_LOAD, named=named)
     if load is not None and load.much_is_missing and not _hopeless(load):
         quotes = (*failure.quotes, *_starts(evidence, load))
+        if failure.over:
+            why = _missing(load) + " A later load in this log went well."
+            return _finding(quotes, why, 0.5, severity=Severity.WARNING, ruled_out=_NOT_LOAD)
         return _finding(quotes, _missing(load), 0.75, ruled_out=_NOT_LOAD)
     if failure.phase is Phase.CONTEXT:
         why = (
