@@ -128,6 +128,7 @@ class Piece:
     def _try(self, index: int, tally: Tally, places: list[int]) -> int:
         """Lines that may have the sign. The last ones are tried from the end: once there are enough, and
         every line tried was one, the lines before them are only counted."""
+        places = self._with_words(index, places)
         count = start = 0
         while start < len(places) and len(tally.first) < tally.most:
             if self._matches(index, places[start]) and self._number(places[start]) != tally.line:
@@ -149,12 +150,16 @@ class Piece:
             self._keep(tally, place)
         return count + hits
 
+    def _with_words(self, index: int, places: list[int]) -> list[int]:
+        """Those of the lines that hold all words that the sign needs: most fail at its figures."""
+        may, low, find = self._words.signs[index].may, self._low, self._low.find
+        if self._cut:
+            return [left for left in places if may(low[left : self._end(left)])]
+        return [left for left in places if may(low[left : find(b"\n", left)])]
+
     def _matches(self, index: int, left: int) -> bool:
         sign = self._words.signs[index]
-        right = self._end(left)
-        if not sign.may(self._low[left:right]):
-            return False
-        entry = self._entry(left, right)
+        entry = self._entry(left, self._end(left))
         return fits(sign.kinds, entry, self._kind) and sign.pattern.search(entry.plain) is not None
 
     def _keep(self, tally: Tally, left: int) -> None:
