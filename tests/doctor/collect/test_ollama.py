@@ -212,4 +212,5 @@ def test_a_runner_whose_model_is_not_listed_is_loading(named: Callable[[int], st
         finally:
             server.kill()
     assert row.value["url"] == url
-    assert "is not in /api/ps: it is still loading" in row.text
+    assert row.value["moves"] is False
+    assert "is not in /api/ps: it is still loading, and does nothing just now" in row.text

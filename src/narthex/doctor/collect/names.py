@@ -70,7 +70,7 @@ NAMES: dict[str, str] = {
     "ollama.env": "dict: OLLAMA_* and the like of the running server",
     "ollama.models": "list of dict: name, size_bytes, digest",
     "ollama.resident": "dict per model name: size_bytes, size_vram_bytes, num_ctx, expires_at, seconds_left",
-    "ollama.loading": "dict per PID of a runner: pid, seconds, url; its model is not listed yet",
+    "ollama.loading": "dict per PID of a runner whose model is not listed: seconds, moves (bool), url",
     "ollama.seconds": "float: how long its version took to come",
     "openwebui.answers": "bool per URL",
     "openwebui.health": "bool",

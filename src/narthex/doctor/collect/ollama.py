@@ -17,12 +17,13 @@ from narthex.engines.ollama.api import Api
 from narthex.engines.ollama.eras import has
 from narthex.engines.ollama.processes import runner_pids
 from narthex.engines.ollama.records import ApiError, Resident, Server, Tag
-from narthex.host.processes import started_s
+from narthex.host.processes import started_s, work_done
 from narthex.units import format_count, format_duration, format_size
 
 NAME = "Ollama"
 TIME_S = 10.0
 _LIST_S = 2.0
+_MOVES_S = 0.3  # between two looks at what a runner has done
 _FOR_EVER_S = 100 * 365 * 86_400  # «expires» in 290 years: it stays until it is unloaded
 
 Lists = tuple[tuple[Tag, ...] | None, tuple[Resident, ...] | None]
@@ -155,13 +156,17 @@ def _loading(server: Server, residents: tuple[Resident, ...] | None) -> Iterator
     if server.pid is None or residents is None:
         return
     ages = {pid: time.time() - begun for pid in runner_pids(server.pid) if (begun := started_s(pid))}
-    young_first = sorted(ages, key=lambda pid: ages[pid])
-    for pid in young_first[: max(0, len(ages) - len(residents))]:
+    young_first = sorted(ages, key=lambda pid: ages[pid])[: max(0, len(ages) - len(residents))]
+    before = {pid: work_done(pid) for pid in young_first}
+    if before:
+        time.sleep(_MOVES_S)
+    for pid in young_first:
+        moves = work_done(pid) != before[pid]
         text = (
-            f"runner {pid} of {server.url} has worked for {format_duration(ages[pid])}, "
-            "and its model is not in /api/ps: it is still loading"
+            f"runner {pid} of {server.url} was started {format_duration(ages[pid])} ago, its model is not in "
+            f"/api/ps: it is still loading, and {'works' if moves else 'does nothing just now'}"
         )
-        value = {"pid": pid, "seconds": ages[pid], "url": server.url}
+        value = {"pid": pid, "seconds": ages[pid], "moves": moves, "url": server.url}
         yield Reading(name="ollama.loading", about=str(pid), value=value, text=text)
 
 
