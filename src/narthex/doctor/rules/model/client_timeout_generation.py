@@ -45,6 +45,7 @@ _NOT_THIS = re.compile(
     re.IGNORECASE,
 )
 ROUND_S = (10, 15, 20, 30, 45, 60, 90, 100, 120, 150, 180, 240, 300, 360, 600, 900, 1200, 1800, 3600)
+_LOOKED_AT = 100  # failed requests, the last ones; looking around each costs time
 _SHORTEST_S = 25.0  # a shorter round time is chance, unless it comes again
 
 REMEDY = Remedy(
@@ -69,7 +70,8 @@ REMEDY = Remedy(
 def check(evidence: Evidence) -> Iterator[Finding]:
     """Cancelled requests at a round duration; or the client's own words, with Ollama going on well."""
     lines = [hit for hit in evidence.hits(CANCELED) if not _other_cause(evidence, hit)]
-    cut = [one for one in requests(evidence) if _is_cut(evidence, one, lines)]
+    ended = [one for one in requests(evidence) if one.works and one.status in (500, 499)]
+    cut = [one for one in ended[-_LOOKED_AT:] if _is_cut(evidence, one, lines)]
     words = [hit for hit in evidence.hits(WORDS) if not _NOT_THIS.search(hit.entry.plain)]
     confidence, severity = _judge(evidence, lines, cut, words)
     if confidence == 0.0:
@@ -103,7 +105,7 @@ def _other_cause(evidence: Evidence, hit: Hit) -> bool:
 
 def _is_cut(evidence: Evidence, one: Request, lines: Sequence[Hit]) -> bool:
     """A failed request that lasted a round time, and no error of the runner beside it."""
-    if not one.works or one.status not in (500, 499) or _round(one.seconds) is None:
+    if _round(one.seconds) is None:
         return False
     beside = any(
         abs(hit.entry.line - one.entry.line) <= 4 and hit.entry.source == one.source for hit in lines

@@ -28,6 +28,7 @@ FAILED = Sign(
     r"|Internal Server Error)[^|]{0,120}/api/embed",
     words=["embedding", "/api/embed"],
 )
+_LOOKED_AT = 60  # failed requests, the last ones; looking around each costs time
 BAD = frozenset({400, 500, 501})
 
 REMEDY = Remedy(
@@ -66,7 +67,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     """Words about embeddings, or failed requests for them whose reason is not another cause."""
     failed = [one for one in requests(evidence) if one.path in PATHS and one.status in BAD]
     told = _told(evidence, failed)
-    silent = [one for one in failed if one.status != 400 and not _explained(evidence, one)]
+    silent = [one for one in failed[-_LOOKED_AT:] if one.status != 400 and not _explained(evidence, one)]
     if not told and not silent:
         return
     words, reason, confidence = _reason(told)

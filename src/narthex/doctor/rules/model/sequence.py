@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
+from itertools import islice
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -35,33 +38,34 @@ class Again(msgspec.Struct, frozen=True, kw_only=True):
 def reloads(evidence: Evidence) -> list[Again]:
     """Every load of a model that had been loaded in the same run of the server."""
     rows = [one for one in loads(evidence) if one.model and one.end not in ("failed", "aborted")]
-    borders = [start.entry for start in starts(evidence)]
+    begun = {source.name: _starts_of(evidence, source.name) for source in evidence.sources}
+    last: dict[tuple[str, str], int] = {}
     found: list[Again] = []
     for number, load in enumerate(rows):
-        earlier = [
-            place
-            for place in range(number)
-            if rows[place].model == load.model and rows[place].source == load.source
-        ]
-        if not earlier:
+        place = last.get((load.source, load.model))
+        last[load.source, load.model] = number
+        if place is None:
             continue
-        before = rows[earlier[-1]]
-        if any(
-            border.source == load.source and before.entry.line < border.line < load.entry.line
-            for border in borders
-        ):
-            continue
+        before = rows[place]
+        border = bisect(begun[load.source], before.entry.line)
+        if border < len(begun[load.source]) and begun[load.source][border] < load.entry.line:
+            continue  # another run of the server
+        gap = _since(before.last.at, load.at)
         found.append(
             Again(
                 before=before,
                 load=load,
                 differs=differences(before, load),
-                between=number - earlier[-1] - 1,
-                gap_s=_since(before.last.at, load.at),
-                idle_s=_idle(evidence, load),
+                between=number - place - 1,
+                gap_s=gap,
+                idle_s=_idle(evidence, load, gap),
             )
         )
     return found
+
+
+def _starts_of(evidence: Evidence, source: str) -> list[int]:
+    return [start.entry.line for start in starts(evidence) if start.source == source]
 
 
 def differences(one: Load, other: Load) -> tuple[tuple[str, object, object], ...]:
@@ -82,12 +86,24 @@ def differences(one: Load, other: Load) -> tuple[tuple[str, object, object], ...
 def payer(evidence: Evidence, load: Load) -> Request | None:
     """The request that waited for a load: the first to end after it that lasted as long."""
     least = (load.seconds or 0.0) * 0.8
-    following = (
-        one
-        for one in requests(evidence)
-        if one.source == load.source and one.works and one.entry.line > load.last.line
-    )
+    rows = _work(evidence, load.source)
+    following = islice(rows, bisect(rows, load.last.line, key=_line), None)
     return next((one for one in following if one.seconds >= least), None)
+
+
+_WORK: WeakKeyDictionary[Evidence, dict[str, list[Request]]] = WeakKeyDictionary()
+
+
+def _work(evidence: Evidence, source: str) -> list[Request]:
+    """The requests for a model's work in a source, in the order of their lines."""
+    known = _WORK.setdefault(evidence, {})
+    if source not in known:
+        known[source] = [one for one in requests(evidence) if one.works and one.source == source]
+    return known[source]
+
+
+def _line(one: Request) -> int:
+    return one.entry.line
 
 
 def keep_alive(evidence: Evidence) -> float | None:
@@ -112,16 +128,13 @@ def _since(one: float | None, other: float | None) -> float | None:
     return other - one if one is not None and other is not None else None
 
 
-def _idle(evidence: Evidence, load: Load) -> float | None:
-    """Since the request before it ended; of the same source, whose clock is the same."""
-    if load.at is None:
+def _idle(evidence: Evidence, load: Load, gap: float | None) -> float | None:
+    """Since the request before it ended. The access log tells local time without its zone: where that can't
+    be between the two loads, nothing is said."""
+    rows = _work(evidence, load.source)
+    place = bisect(rows, load.entry.line, key=_line) - 1
+    at = rows[place].entry.at if place >= 0 else None
+    if load.at is None or at is None or gap is None:
         return None
-    ended = [
-        one.entry.at
-        for one in requests(evidence)
-        if one.works
-        and one.source == load.source
-        and one.entry.line < load.entry.line
-        and one.entry.at is not None
-    ]
-    return load.at - ended[-1] if ended else None
+    idle = load.at - at
+    return idle if -1.0 <= idle <= gap + 1.0 else None
