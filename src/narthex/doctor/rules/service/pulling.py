@@ -47,7 +47,7 @@ def is_download(name: str, line: str) -> bool:
     if name and not REGISTRIES.search(name):
         return bool(_PULL.search(line))
     if name.endswith("ollama.com") and not name.startswith("registry"):
-        return bool(_PULL.search(line)) and not _UPDATE.search(line)
+        return bool(_PULL.search(line) or "curl" in line) and not _UPDATE.search(line)
     return not _UPDATE.search(line)
 
 
