@@ -104,12 +104,7 @@ def _of_readings(evidence: Evidence) -> Finding | None:
         if isinstance(row.value, dict) and row.value.get("role") == "ollama"
     ]
     ended = [row for row in boxes if row.value.get("state") in ("exited", "dead", "created", "restarting")]
-    expected = bool(
-        boxes
-        or any(_NAMED.search(row.text) for row in rows)
-        or evidence.has(CLIENT, REFUSED, LISTENING, STARTED_UNIT)
-        or evidence.all_readings("openwebui.backend")
-    )
+    expected = _is_expected(evidence, rows, boxes)
     words = f"Nothing answers at {', '.join(row.about for row in rows)}"
     words += "" if expected else ", and nothing on this machine shows that an Ollama should be there"
     words += "".join(
@@ -124,6 +119,21 @@ def _of_readings(evidence: Evidence) -> Finding | None:
         why=words + ".",
         remedy=_remedy(evidence, ended[0].about if ended else ""),
         about=rows[0].about,
+    )
+
+
+def _is_expected(evidence: Evidence, rows: Sequence[Reading], boxes: Sequence[Reading]) -> bool:
+    """Whether anything shows that an Ollama should be there, and not another one elsewhere."""
+    backends = [
+        row.value for row in evidence.all_readings("openwebui.backend") if isinstance(row.value, dict)
+    ]
+    if any(value.get("reachable") for value in backends):
+        return any(_NAMED.search(row.text) for row in rows)
+    return bool(
+        boxes
+        or backends
+        or any(_NAMED.search(row.text) for row in rows)
+        or evidence.has(CLIENT, REFUSED, LISTENING, STARTED_UNIT)
     )
 
 
