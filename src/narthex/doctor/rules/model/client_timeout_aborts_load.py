@@ -39,7 +39,11 @@ REMEDY = Remedy(
         ),
     ),
     verify="The first request after an unload is answered with 200; no 499 comes.",
-    verify_commands=(Command(text="ollama ps", safe=True, note="the model is listed once it is loaded"),),
+    verify_commands=(
+        Command(
+            text="ollama ps", safe=True, argv=("ollama", "ps"), note="the model is listed once it is loaded"
+        ),
+    ),
 )
 
 

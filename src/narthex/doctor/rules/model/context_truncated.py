@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.model.embedding_failure import FAILED, PATHS
-from narthex.doctor.rules.model.telling import is_later, quotes, times
+from narthex.doctor.rules.model.telling import count_in_log, is_later, quotes, times
 from narthex.doctor.sign import Sign
 from narthex.doctor.story import loads, requests
 
@@ -76,7 +78,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
                 else "The runner refused the request and goes on.",
             ),
         ),
-        remedy=_remedy(prompt, ceiling),
+        remedy=_here(evidence, _remedy(prompt, ceiling)),
         about=f"{prompt} tokens into {limit}" if prompt and limit else "",
     )
 
@@ -185,6 +187,14 @@ def _paths(evidence: Evidence, hits: Sequence[Hit]) -> set[str]:
         if (one := next(following, None)) is not None:
             found.add(one.path)
     return found
+
+
+def _here(evidence: Evidence, remedy: Remedy) -> Remedy:
+    """With the command for this machine's log."""
+    return msgspec.structs.replace(
+        remedy,
+        verify_commands=(count_in_log(evidence, "truncating input prompt|exceeds the available context"),),
+    )
 
 
 def _remedy(prompt: int, ceiling: Sequence[Hit]) -> Remedy:

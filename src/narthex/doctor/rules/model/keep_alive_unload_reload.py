@@ -35,7 +35,11 @@ REMEDY = Remedy(
         ),
     ),
     verify="After a pause of the old length the first words come as quickly as before it.",
-    verify_commands=(Command(text="ollama ps", safe=True, note="UNTIL shows how long the model stays"),),
+    verify_commands=(
+        Command(
+            text="ollama ps", safe=True, argv=("ollama", "ps"), note="UNTIL shows how long the model stays"
+        ),
+    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -37,6 +38,7 @@ WEB = Sign(r"404 page not found")
 OWUI = Sign(r"Model not found\b", kinds=("openwebui_log", "docker_log", "client_error"))
 MISSING = 404
 
+_NAME = re.compile(r"\w[\w./:-]*")  # what may stand in a command
 REMEDY_TEXT = "Pull the model, or ask for it by the name that `ollama list` shows, its tag included."
 
 
@@ -125,13 +127,15 @@ def _why(model: str, refused: Sequence[Request], *, pull: bool) -> str:
 
 
 def _remedy(model: str) -> Remedy:
-    name = model or "MODEL"
+    name = model if _NAME.fullmatch(model) else "MODEL"
     return Remedy(
         text=REMEDY_TEXT
         + " Where the list is another than expected, the client talks to another server, or the folder "
         "of models is another one (a container without its volume).",
         commands=(
-            Command(text="ollama list", safe=True, note="the names that this server has"),
+            Command(
+                text="ollama list", safe=True, argv=("ollama", "list"), note="the names that this server has"
+            ),
             Command(text=f"ollama pull {name}", safe=False, note="downloads it: mind disk and network"),
             Command(
                 text="docker inspect -f '{{json .Mounts}}' ollama",
@@ -140,7 +144,13 @@ def _remedy(model: str) -> Remedy:
             ),
         ),
         verify=f"`ollama show {name}` prints the model.",
-        verify_commands=(Command(text=f"ollama show {name}", safe=True),),
+        verify_commands=(
+            Command(
+                text=f"ollama show {name}",
+                safe=True,
+                argv=("ollama", "show", model) if _NAME.fullmatch(model) else (),
+            ),
+        ),
     )
 
 

@@ -6,12 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+import msgspec
+
 from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
 from narthex.doctor.loads import size_bytes
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.model.sequence import Again, keep_alive, payer, reloads, span
-from narthex.doctor.rules.model.telling import quotes, short, spoken
+from narthex.doctor.rules.model.telling import count_in_log, quotes, short, spoken
 from narthex.doctor.sign import Sign
 from narthex.doctor.signs import ollama
 from narthex.doctor.story import Load, loads
@@ -25,6 +27,7 @@ LOADS_COUNTED = Sign(
     r"(?:model[- ])?loads?(?: events)?\b.{0,40}\(?(?:24 ?h|per day|last hour|1 ?h)\)?: ?(?P<count>\d{2,})",
     words=["load"],
 )
+_STARTING = 'msg="starting (llama-server|llama server|runner)" .*--model'
 _ENOUGH = 3
 _SWINGS = 2
 _CHANGE = 256 * MIB
@@ -51,7 +54,12 @@ REMEDY = Remedy(
             text="Set OLLAMA_MAX_LOADED_MODELS and smaller contexts so that the models in use fit together",
             safe=False,
         ),
-        Command(text="ollama ps", safe=True, note="what is loaded now, how large, with which context"),
+        Command(
+            text="ollama ps",
+            safe=True,
+            argv=("ollama", "ps"),
+            note="what is loaded now, how large, with which context",
+        ),
     ),
     verify="One load for each model within its keep-alive, however many requests come.",
     verify_commands=(
@@ -141,7 +149,7 @@ def _finding(evidence: Evidence, title: str, rows: Sequence[Again], why: str) ->
             ),
             RuledOut(cause="runner_crash_bug", why="No runner died between the loads: each was replaced."),
         ),
-        remedy=REMEDY,
+        remedy=msgspec.structs.replace(REMEDY, verify_commands=(count_in_log(evidence, _STARTING),)),
         about=", ".join(dict.fromkeys(short(load.model) for load in dated[:3])),
     )
 

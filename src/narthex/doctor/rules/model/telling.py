@@ -13,7 +13,12 @@ NEAR_S = 20.0
 MANY_GOOD = 5  # requests that went well after a failure: then it was an event, not a state
 
 UPDATE = (
-    Command(text="ollama -v", safe=True, note="client and server may differ: it prints both versions then"),
+    Command(
+        text="ollama -v",
+        safe=True,
+        argv=("ollama", "-v"),
+        note="client and server may differ: it prints both versions then",
+    ),
     Command(
         text="curl -fsSL https://ollama.com/install.sh | sh",
         safe=False,
@@ -114,3 +119,17 @@ def times(count: int) -> str:
 def short(model: str) -> str:
     """A blob's name as people compare it: «sha256-a5fd3b62230a…»."""
     return f"{model[:19]}…" if model.startswith("sha256-") and len(model) > 20 else model
+
+
+def count_in_log(evidence: Evidence, pattern: str) -> Command:
+    """How often a line came lately, where Ollama's log is: by its container's name, else its unit."""
+    names = [
+        row.about for row in evidence.all_readings("container") if (row.value or {}).get("role") == "ollama"
+    ]
+    if names or evidence.has_kind("docker_log"):
+        source = f"docker logs --since 30m {names[0] if names else 'ollama'} 2>&1"
+    else:
+        source = "journalctl -u ollama --since -30min"
+    return Command(
+        text=f"{source} | grep -cE '{pattern}'", safe=True, note="should be 0, or no more than before"
+    )
