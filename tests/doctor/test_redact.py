@@ -206,3 +206,13 @@ def test_a_name_that_is_also_a_word_of_the_programs_is_only_taken_out_where_it_i
     assert "localhost" not in names.hosts
     text = "Nov 22 10:00:00 cuda kernel: cuda error /home/cuda/x"
     assert Redactor().text(text) == "Nov 22 10:00:00 <host> kernel: cuda error /home/<user>/x"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "piece", ["\\", "a.b-c_d.", 'prompt="', "a@", "http://a/", '"content":"\\', "1.", "f:"]
+)
+def test_no_line_takes_long_however_odd_it_is(piece: str) -> None:
+    """A run of backslashes once took a pattern that began anew at each of them half a minute."""
+    text = (piece * (8000 // len(piece)) + "\n") * 40
+    assert Redactor().text(text).count("\n") == 40

@@ -129,8 +129,8 @@ _PROMPTS = tuple(
     _kind("prompts and answers", pattern, _asked)
     for pattern in (
         # JSON and Python: the name stands in quotes
-        rf"(?P<field>(?P<f>\\*[\"'])(?:{_FIELDS})(?P=f)\s*:\s*)(?P<value>{_quoted('q')}|{_LIST})",
-        r"(?P<field>(?P<f>\\*[\"'])arguments(?P=f)\s*:\s*)(?P<value>\{[^{}\n]*\}?)",
+        rf"(?P<field>(?P<f>(?<!\\)\\*[\"'])(?:{_FIELDS})(?P=f)\s*:\s*)(?P<value>{_quoted('q')}|{_LIST})",
+        r"(?P<field>(?P<f>(?<!\\)\\*[\"'])arguments(?P=f)\s*:\s*)(?P<value>\{[^{}\n]*\}?)",
         # Ollama's own lines: a number is a count of tokens and stays
         rf"(?P<field>(?<![\w.])(?:prompt|content|messages|input|query)=)"
         rf"(?P<value>{_quoted('q')}|\[[^\n]*|\{{[^\n]*)",
