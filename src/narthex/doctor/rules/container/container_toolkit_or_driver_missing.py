@@ -56,13 +56,10 @@ REMEDY = Remedy(
         "The host needs its own driver first."
     ),
     commands=(
-        Command(
-            text="nvidia-smi", safe=True, argv=("nvidia-smi",), note="on the host: the driver has to answer"
-        ),
+        Command(text="nvidia-smi", safe=True, note="on the host: the driver has to answer"),
         Command(
             text="docker info --format '{{json .Runtimes}}'",
             safe=True,
-            argv=("docker", "info", "--format", "{{json .Runtimes}}"),
             note="«nvidia» has to be in it",
         ),
         Command(

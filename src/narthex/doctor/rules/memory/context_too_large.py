@@ -14,7 +14,7 @@ from narthex.units import GIB, format_size
 
 REMEDY = Remedy(
     text="Ask for less context, or store the cache in half the room.",
-    commands=(*remedies.smaller(), remedies.kv_quantised()),
+    commands=remedies.lighter(),
     verify="All layers are on the GPU: «offloaded N/N layers to GPU».",
     verify_commands=(remedies.SHOW_RESIDENTS,),
 )
@@ -49,7 +49,6 @@ def _of_load(evidence: Evidence, found: Placement) -> Finding:
         confidence=0.85 if known else 0.75,
         about=load.model,
         ctx=load.num_ctx,
-        layers=load.layers_on,
         ruled_out=(
             RuledOut(
                 cause="partial_offload_slow",
@@ -101,7 +100,6 @@ def _of_near_miss(evidence: Evidence) -> Iterator[Finding]:
                 confidence=0.4,
                 about=one.load.model,
                 ctx=one.load.num_ctx,
-                layers=one.load.layers_on,
             )
             return
 
@@ -141,7 +139,6 @@ def _finding(
     confidence: float,
     about: str,
     ctx: int | None,
-    layers: int | None = None,
     ruled_out: tuple[RuledOut, ...] = (),
 ) -> Finding:
     return Finding(
@@ -153,7 +150,7 @@ def _finding(
         why=why,
         remedy=Remedy(
             text=REMEDY.text,
-            commands=(*remedies.smaller(ctx=ctx, layers=layers), remedies.kv_quantised()),
+            commands=remedies.lighter(ctx=ctx),
             verify=REMEDY.verify,
             verify_commands=REMEDY.verify_commands,
         ),

@@ -88,9 +88,8 @@ REMEDY = Remedy(
         Command(
             text="systemctl show ollama -p MemoryMax -p MemoryPeak",
             safe=True,
-            argv=("systemctl", "show", "ollama", "-p", "MemoryMax", "-p", "MemoryPeak"),
         ),
-        *remedies.smaller(),
+        *remedies.lighter(),
     ),
     verify="The same work runs, and the kernel's log gets no new line with «Killed process».",
     verify_commands=(Command(text="free -h", safe=True, argv=("free", "-h")),),

@@ -21,10 +21,10 @@ _OURS = re.compile(
 REMEDY = Remedy(
     text="Free main memory, or take a smaller model or context. More swap lets it load, and slowly.",
     commands=(
-        Command(text="free -h", safe=True, argv=("free", "-h")),
+        Command(text="free -h", safe=True),
         Command(text="ps -eo pid,rss,comm --sort=-rss | head", safe=True, note="who holds it"),
         Command(text="ollama ps", safe=True, note="models that are loaded already count too"),
-        *remedies.smaller(),
+        *remedies.lighter(),
     ),
     verify="The load ends with «started in … seconds».",
     verify_commands=(Command(text="free -h", safe=True, argv=("free", "-h")),),

@@ -19,7 +19,7 @@ REMEDY = Remedy(
     text="Use one slot, or so many as the memory holds. A single person needs one.",
     commands=(
         Command(text="Set OLLAMA_NUM_PARALLEL=1 for the service and restart it", safe=False),
-        *remedies.smaller(),
+        *remedies.lighter(),
     ),
     verify="The memory that the model needs falls by the factor: see «KvSize», «-c» or «ollama ps».",
     verify_commands=(remedies.SHOW_RESIDENTS,),

@@ -15,7 +15,7 @@ from narthex.units import format_size
 
 REMEDY = Remedy(
     text="Take a smaller quantisation or a smaller model, or accept the speed. Less context helps a little.",
-    commands=(*remedies.smaller(), remedies.kv_quantised()),
+    commands=remedies.lighter(),
     verify="All layers are on the GPU: «offloaded N/N layers to GPU», and «ollama ps» says «100% GPU».",
     verify_commands=(remedies.SHOW_RESIDENTS,),
 )
@@ -75,7 +75,7 @@ def _of_load(found: Placement) -> Finding:
         why=why,
         remedy=Remedy(
             text=REMEDY.text,
-            commands=(*remedies.smaller(ctx=load.num_ctx, layers=load.layers_on), remedies.kv_quantised()),
+            commands=remedies.lighter(ctx=load.num_ctx),
             verify=REMEDY.verify,
             verify_commands=REMEDY.verify_commands,
         ),
@@ -98,7 +98,7 @@ def _of_resident(resident: Resident) -> Finding:
         ),
         remedy=Remedy(
             text=REMEDY.text,
-            commands=(*remedies.smaller(resident.model, resident.num_ctx), remedies.kv_quantised()),
+            commands=remedies.lighter(resident.model, resident.num_ctx),
             verify=REMEDY.verify,
             verify_commands=REMEDY.verify_commands,
         ),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+
 from narthex.doctor.evidence import Evidence
 from narthex.doctor.finding import Command, Request
 from narthex.doctor.rules.memory.tenants import Resident
@@ -20,6 +22,8 @@ SHOW_TENANTS = Command(
     safe=True,
     argv=("nvidia-smi", "--query-compute-apps=pid,process_name,used_memory", "--format=csv"),
 )
+LOOK_AT_CARD = msgspec.structs.replace(SHOW_CARD, argv=())  # as a step of a remedy it is for a person's eyes
+LOOK_AT_TENANTS = msgspec.structs.replace(SHOW_TENANTS, argv=())
 SHOW_RESIDENTS = Command(text="ollama ps", safe=True, note="PROCESSOR has to say «100% GPU»")
 
 
@@ -37,24 +41,35 @@ def tune(model: str = "MODEL") -> Command:
     )
 
 
+def less_context(ctx: int | None = None) -> Command:
+    """The mildest step, and the one that frees most."""
+    half = str(max(4096, ctx // 2 // 1024 * 1024)) if ctx else "half of what it is now"
+    return Command(
+        text=f"Ask for less context: num_ctx {half}",
+        safe=False,
+        note="in the request, the Modelfile, or OLLAMA_CONTEXT_LENGTH; the model is loaded anew",
+    )
+
+
 def smaller(model: str = "MODEL", ctx: int | None = None, layers: int | None = None) -> tuple[Command, ...]:
-    """Make it smaller, the mildest step first."""
-    half = max(4096, (ctx or 16384) // 2 // 1024 * 1024)
-    fewer = f"{max(0, layers - 3)}" if layers else "a few less than now"
+    """Take less of the card, the mildest step first."""
+    fewer = str(max(0, layers - 3)) if layers else "some less than now"
     return (
         plan(model),
-        Command(
-            text=f"Ask for less context: num_ctx {half}",
-            safe=False,
-            note=(
-                "in the request, the Modelfile, "
-                "or OLLAMA_CONTEXT_LENGTH of the service; the model is loaded anew"
-            ),
-        ),
+        less_context(ctx),
         Command(text=f"Then fewer layers on the GPU: num_gpu {fewer}", safe=False),
-        Command(text="Then smaller batches: num_batch 256", safe=False),
+        _BATCHES,
         tune(model),
     )
+
+
+def lighter(model: str = "MODEL", ctx: int | None = None) -> tuple[Command, ...]:
+    """Make the whole smaller, so that more of it fits on the card and less is left to main memory."""
+    return (plan(model), less_context(ctx), _BATCHES, kv_quantised(), _QUANTISATION, tune(model))
+
+
+_BATCHES = Command(text="Then smaller batches: num_batch 256", safe=False)
+_QUANTISATION = Command(text="Take a smaller quantisation, or a smaller model", safe=False)
 
 
 def kv_quantised() -> Command:

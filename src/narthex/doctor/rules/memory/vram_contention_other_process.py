@@ -31,7 +31,7 @@ _AT_LOAD = (Phase.WEIGHTS, Phase.KV, Phase.LOAD, Phase.COMPUTE, Phase.CONTEXT, P
 REMEDY = Remedy(
     text="Find the other process and let it give the memory back: close it, or give it another card or time.",
     commands=(
-        remedies.SHOW_TENANTS,
+        remedies.LOOK_AT_TENANTS,
         Command(text="nvidia-smi pmon -c 1", safe=True, note="also those that draw the screen"),
         Command(text="Stop the process, by its own means", safe=False),
     ),
@@ -218,8 +218,7 @@ def _finding(
 
 
 def _who(pid: int) -> Command:
-    words = ("ps", "-o", "pid,user,etime,cmd", "-p", str(pid))
-    return Command(text=" ".join(words), safe=True, note="who it is", argv=words)
+    return Command(text=f"ps -o pid,user,etime,cmd -p {pid}", safe=True, note="who it is")
 
 
 RULE = Rule(

@@ -19,7 +19,7 @@ REMEDY = Remedy(
         " process that stayed, and for the fault that ended the runner before."
     ),
     commands=(
-        remedies.SHOW_TENANTS,
+        remedies.LOOK_AT_TENANTS,
         Command(text="Restart Ollama if a runner without a model stays in the list", safe=False),
         Command(
             text="Upgrade Ollama",

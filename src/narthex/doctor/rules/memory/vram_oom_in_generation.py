@@ -13,7 +13,7 @@ from narthex.units import format_size
 
 REMEDY = Remedy(
     text="Leave head-room on the card: less context first, then a few layers less, then smaller batches.",
-    commands=(*remedies.smaller(), remedies.kv_quantised(), remedies.SHOW_TENANTS),
+    commands=(*remedies.smaller(), remedies.kv_quantised(), remedies.LOOK_AT_TENANTS),
     verify="A prompt that fills the context is answered, and some 500 MiB of the card stay free meanwhile.",
     verify_commands=(remedies.SHOW_CARD,),
 )
@@ -49,7 +49,7 @@ def _finding(failure: Failure, count: int) -> Finding:
                     ctx=load.num_ctx if load else None, layers=load.layers_on if load else None
                 ),
                 remedies.kv_quantised(),
-                remedies.SHOW_TENANTS,
+                remedies.LOOK_AT_TENANTS,
             ),
             verify=REMEDY.verify,
             verify_commands=REMEDY.verify_commands,

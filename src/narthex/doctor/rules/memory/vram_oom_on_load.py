@@ -16,7 +16,7 @@ REMEDY = Remedy(
         "Make it smaller, or make room: less context first, then fewer layers on the GPU, then smaller"
         " batches."
     ),
-    commands=(remedies.SHOW_CARD, remedies.SHOW_TENANTS, *remedies.smaller(), remedies.kv_quantised()),
+    commands=(remedies.LOOK_AT_CARD, remedies.LOOK_AT_TENANTS, *remedies.smaller(), remedies.kv_quantised()),
     verify="The load ends with «started in … seconds», and some 500 MiB of the card stay free.",
     verify_commands=(remedies.SHOW_CARD,),
 )
@@ -63,8 +63,8 @@ def _finding(evidence: Evidence, failure: Failure) -> Finding:
         remedy=Remedy(
             text=REMEDY.text,
             commands=(
-                remedies.SHOW_CARD,
-                remedies.SHOW_TENANTS,
+                remedies.LOOK_AT_CARD,
+                remedies.LOOK_AT_TENANTS,
                 *remedies.smaller(
                     ctx=load.num_ctx if load else None, layers=load.layers_on if load else None
                 ),
