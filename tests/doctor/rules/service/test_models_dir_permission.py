@@ -29,7 +29,7 @@ from narthex.testing.evidence import diagnosis_of
         ("ollama_log", r"open D:\ollama\models\blobs\sha256-abc: Access is denied."),
         (
             "llama_server_log",
-            "gguf_init_from_file: failed to open GGUF file '/srv/m/model.gguf' (Permission denied)",
+            "gguf_init_from_file: failed to open GGUF file '/tmp/m/model.gguf' (Permission denied)",
         ),
     ],
 )

@@ -104,6 +104,8 @@ def test_a_loop_with_a_deeper_reason_is_that(reason: str, cause: str) -> None:
 
 
 def test_a_line_of_the_unit_that_systemd_ignores_is_a_warning() -> None:
-    line = "/etc/systemd/system/ollama.service.d/a.conf:2: Unknown key name 'OLLAMA_HOST' in section, ignoring."
+    line = (
+        "/etc/systemd/system/ollama.service.d/a.conf:2: Unknown key name 'OLLAMA_HOST' in section, ignoring."
+    )
     first = diagnosis_of(commands=line).findings[0]
     assert (first.cause, str(first.severity)) == ("service_unit_misconfig", "warning")

@@ -74,6 +74,8 @@ def check(evidence: Evidence) -> Iterator[Finding]:
 def _is_store(hit: Hit) -> bool:
     groups = hit.match.groupdict()
     path = str(groups.get("path") or "")
+    if path and "gguf" in hit.entry.plain.lower():
+        return True  # a model, wherever it lies
     if not path or _NOT_STORE.search(path):
         return False
     if _STORE.search(path):
