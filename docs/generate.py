@@ -74,7 +74,7 @@ An error is one sentence and a way out, both on stderr.
 """
 EXIT_WORDS = {
     ExitCode.OK: "It worked. Also when the reader of a pipe stops early, as `head` does.",
-    ExitCode.FAILURE: "An expected error that has no better place.",
+    ExitCode.FAILURE: "An expected error that has no better place. Of `narthex doctor`: something is wrong.",
     ExitCode.CRASH: "A fault of narthex. A report without private paths is in the state folder; "
     "its place is printed.",
     ExitCode.INTERRUPTED: "Ctrl-C, SIGTERM or SIGHUP. Engines are stopped; what was measured is journaled.",

@@ -153,6 +153,7 @@ def test_an_unknown_cause_is_refused_with_the_nearest(doctor: Any, words: tuple[
         "--since tomorrow",
         "--since 2999-01-01",
         "--logs",
+        "--logs --json",
         "--nonsense",
         "cure",
     ],

@@ -27,7 +27,7 @@ class DoctorGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """``--logs a b`` is read as ``--logs a --logs b``, up to the next option."""
-        return super().parse_args(ctx, _spread(args))
+        return super().parse_args(ctx, _spread(args, strict=not ctx.resilient_parsing))
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Behind ``--logs FILE`` come more files, and no verb."""
@@ -36,22 +36,23 @@ class DoctorGroup(click.Group):
         return super().shell_complete(ctx, incomplete)
 
 
-def _spread(args: Sequence[str]) -> list[str]:
+def _spread(args: Sequence[str], strict: bool) -> list[str]:
+    """``strict``: a ``--logs`` without any file is refused; while Tab completes it is not finished yet."""
     spread: list[str] = []
-    following = False
-    for word in args:
+    files: int | None = None  # behind the last --logs so far; None where another word ended it
+    for word in (*args, None):
+        if files is not None:
+            if word is not None and (word == "-" or not word.startswith("-")):
+                spread += [_LOGS, word]
+                files += 1
+                continue
+            if strict and not files:
+                raise click.BadOptionUsage(_LOGS, f"Option '{_LOGS}' needs a file.")
+            files = None
         if word == _LOGS:
-            following = True
-            continue
-        if following and (not word.startswith("-") or word == "-"):
-            spread += [_LOGS, word]
-            continue
-        if following and (not spread or spread[-2:-1] != [_LOGS]):
-            spread.append(_LOGS)  # no file behind it: click says so
-        following = False
-        spread.append(word)
-    if args and args[-1] == _LOGS:
-        spread.append(_LOGS)
+            files = 0
+        elif word is not None:
+            spread.append(word)
     return spread
 
 
