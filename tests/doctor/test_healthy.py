@@ -31,7 +31,7 @@ def test_a_good_day_is_told_as_facts_with_their_lines() -> None:
     """
     facts = list(facts_of(evidence_of(ollama_log=text)))
     words = "\n".join(fact.text for fact in facts)
-    assert "Ollama 0.6.8 uses the GPU: NVIDIA GeForce RTX 4070 (11.7 GiB)" in words
+    assert "Ollama 0.6.8 found the GPU: NVIDIA GeForce RTX 4070 (11.7 GiB)" in words
     assert "29 of 29 layers" in words
     assert "1 of 1 requests" in words
     assert all(quote.text in text for fact in facts for quote in fact.evidence)
@@ -99,3 +99,12 @@ def test_a_healthy_log_with_its_noise_is_healthy() -> None:
     """
     diagnosis = diagnosis_of(ollama_log=text)
     assert diagnosis.healthy, diagnosis.findings
+
+
+def test_comfyui_on_its_card_is_a_fact() -> None:
+    text = """
+    [2024-05-29 10:54] Device: cuda:0 NVIDIA GeForce RTX 3080 : cudaMallocAsync
+    Prompt executed in 12.34 seconds
+    """
+    (fact,) = facts_of(evidence_of(comfyui_log=text))
+    assert fact.text == "ComfyUI works on cuda:0, NVIDIA GeForce RTX 3080 and has carried out 1 job."

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Fact
 from narthex.doctor.sign import Sign
-from narthex.doctor.signs import harmless, ollama
+from narthex.doctor.signs import comfyui, harmless, ollama
 from narthex.doctor.story import Start, loads, requests, starts
 from narthex.units import GIB
 
 
 def facts_of(evidence: Evidence) -> Iterator[Fact]:
     """Facts from log lines; those of the live machine come from its collectors."""
-    for tell in (_device, _layers, _answers, *_HARMLESS):
+    for tell in (_device, _layers, _answers, _comfy, *_HARMLESS):
         if (fact := tell(evidence)) is not None:
             yield fact
 
@@ -42,7 +42,7 @@ def _device(evidence: Evidence) -> Fact | None:
             f"{gpu.name or gpu.library}" + (f" ({gpu.total_bytes / GIB:.1f} GiB)" if gpu.total_bytes else "")
             for gpu in start.gpus
         )
-        text = f"{told} uses the GPU: {names}, by {start.gpus[0].library}."
+        text = f"{told} found the GPU: {names}, by {start.gpus[0].library}."
     else:
         text = f"{told} found no GPU and computes on the CPU."
     return Fact(text=text, evidence=tuple(device.entry.quote() for device in start.devices[:4]))
@@ -59,6 +59,18 @@ def _layers(evidence: Evidence) -> Fact | None:
         text=f"The last model that was placed whole lies on the GPU: {load.layers_on} of {load.layers_of} "
         f"layers{took}.",
         evidence=quotes or (load.entry.quote(),),
+    )
+
+
+def _comfy(evidence: Evidence) -> Fact | None:
+    device, done = evidence.last(harmless.COMFY_DEVICE), evidence.last(comfyui.DONE)
+    if device is None and done is None:
+        return None
+    told = [f"works on {device['device']}, {device['name'].strip()}"] if device else []
+    count = evidence.count(comfyui.DONE)
+    told += [f"has carried out {count} job{'s' if count > 1 else ''}"] if done else []
+    return Fact(
+        text=f"ComfyUI {' and '.join(told)}.", evidence=tuple(hit.quote() for hit in (device, done) if hit)
     )
 
 

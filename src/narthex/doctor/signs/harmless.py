@@ -24,6 +24,11 @@ FLASH_OFF = Sign(
     r"|quantized kv cache requested but flash attention disabled"
 )
 NOT_BACK = Sign(r"gpu VRAM usage didn't recover within timeout")
+COMFY_DEVICE = Sign(
+    r"(?:^|\] )Device: (?P<device>(?:cuda|xpu|mps|privateuseone"
+    r"|hip)(?::\d+)?) (?P<name>[^:]+)",
+    words=["device: "],
+)
 RETRY = Sign(r"part \d+ (?:attempt \d+ failed|stalled)")
 SHIFT = Sign(r"context limit hit - shifting")
 NO_MMAP = Sign(r"disabling mmap for llama-server load by default")
