@@ -23,7 +23,7 @@ from narthex.testing.evidence import diagnosis_of
 )
 def test_a_refusal_is_told_in_the_words_of_each_client(line: str) -> None:
     findings = diagnosis_of(client_error=line).findings
-    assert findings[0].cause == "ollama_unreachable"
+    assert [finding.cause for finding in findings] == ["ollama_unreachable"]
     assert findings[0].evidence[0].text == line
 
 

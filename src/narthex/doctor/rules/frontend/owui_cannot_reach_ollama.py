@@ -40,8 +40,13 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         return
     if rows:
         return  # some answer: another rule tells of the dead ones
-    calls = ollama_calls(evidence)
-    if calls and (len(calls) > 1 or calls[0].entry.kind != "ollama_log"):
+    # a program of this machine that asks this machine is right to: then Ollama is down
+    calls = [
+        call
+        for call in ollama_calls(evidence)
+        if not is_own_loopback(call) or _is_ui(call) or _boxed(evidence, call)
+    ]
+    if calls:
         yield _of_calls(evidence, calls)
 
 
