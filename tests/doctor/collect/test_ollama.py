@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -108,6 +109,19 @@ def test_a_stopped_container_is_told_where_nothing_answers(
         docker.add(facts("run"), start=False)
         row = readings(look(), "ollama.answers", url)[0]
     assert "container «ollama»: " in row.text
+
+
+def test_a_docker_that_hangs_hides_no_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: Callable[[int], str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, little_ollama() as (port, _):
+        listener.bind(str(tmp_path / "hung.sock"))
+        listener.listen(64)
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/hung.sock")
+        url = named(port)
+        found = look()
+    assert readings(found, "ollama.answers", url)[0].value is True
+    assert any("Docker did not list its containers" in gap.why for gap in found.skipped)
 
 
 TUNNEL = """

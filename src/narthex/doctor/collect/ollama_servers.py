@@ -58,10 +58,7 @@ def find(scope: Scope) -> Found:
 def _find() -> Found:
     gaps: list[str] = []
     try:
-        places, tried = within(_PLACES_S, discovery.places)
-    except Late:
-        places, tried = [(Address(), discovery.USUAL)], []
-        gaps.append(f"containers and processes were not looked through within {_PLACES_S:g} s")
+        places, tried = _places(gaps)
     except UsageError as error:
         places, tried = [(Address(), discovery.USUAL)], []
         gaps.append(f"{error.message} {error.hint}")
@@ -77,6 +74,14 @@ def _find() -> Found:
         if not twin and not silent_guess:
             asked.append(seen)
     return Found(asked=tuple(asked), tried=tuple(tried), gaps=tuple(gaps))
+
+
+def _places(gaps: list[str]) -> tuple[list[tuple[Address, str]], list[str]]:
+    try:
+        return within(_PLACES_S, discovery.places)
+    except Late:
+        gaps.append(f"Docker did not list its containers within {_PLACES_S:g} s")
+        return discovery.places(containers=False)
 
 
 def _asker(address: Address, source: str) -> Callable[[], Asked]:

@@ -79,12 +79,13 @@ def find_servers() -> list[Server]:
     return found
 
 
-def places() -> tuple[list[tuple[Address, str]], list[str]]:
+def places(*, containers: bool = True) -> tuple[list[tuple[Address, str]], list[str]]:
     """Where an Ollama may answer, each address once and the likeliest first, with who says so; and what leads
-    nowhere, in words. Nothing is asked of an Ollama. Raises UsageError for a setting that is no address."""
+    nowhere, in words. Nothing is asked of an Ollama, and Docker only for ``containers``. Raises UsageError
+    for a setting that is no address."""
     named, search = _named(None), Search()
     found: dict[str, tuple[Address, str]] = {}
-    for address, source in [*([named] if named else ()), *_candidates(search)]:
+    for address, source in [*([named] if named else ()), *_candidates(search, containers=containers)]:
         found.setdefault(address.url, (address, source))
     return list(found.values()), search.tried
 
@@ -176,11 +177,11 @@ def _named_hint(address: Address, source: str) -> str:
     return "Start it with `ollama serve`, or name another with --ollama URL."
 
 
-def _candidates(search: Search) -> Iterator[tuple[Address, str]]:
+def _candidates(search: Search, *, containers: bool = True) -> Iterator[tuple[Address, str]]:
     """Places where an Ollama may answer, the likeliest first. Containers are only looked for when needed."""
     usual = Address()
     yield usual, USUAL
-    for found in _containers(search):
+    for found in _containers(search) if containers else ():
         if not found.running:
             search.tried.append(f"container «{found.container.name}»: {found.status}")
         elif found.url is None:
