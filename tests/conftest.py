@@ -13,9 +13,11 @@ import pytest
 from narthex.testing.fake_ollama import FakeOllama, add_model
 from narthex.testing.real_ollama import borrowed_model
 
+# Started in the background, where Ctrl-C or a hang-up is ignored: the commands under test would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Started in the background, where Ctrl-C is ignored: the commands under test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_OLLAMA = os.environ.get("NARTHEX_TEST_OLLAMA", "").rstrip("/")  # own_folders hides it from the tests

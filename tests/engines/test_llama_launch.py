@@ -191,6 +191,7 @@ def test_ctrl_c_does_not_wait_for_a_server_that_will_not_go(
 ) -> None:
     server = launch(engine, gemma, knobs, log_dir=tmp_path)
     os.kill(server.pid, signal.SIGSTOP)  # SIGTERM waits, SIGKILL does not
+    wait_until(lambda: ") T " in Path(f"/proc/{server.pid}/stat").read_text())
     server.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     stopped = server.stop()
     assert not stopped.gentle
