@@ -42,6 +42,15 @@ NEVER_ASKED = {
         "docker_log": CPU_START,
         "commands": "$ docker inspect -f '{{json .HostConfig.DeviceRequests}}' ollama\nnull\n",
     },
+    "asked for, and ignored": {
+        "docker_log": CPU_START,
+        "commands": "    capabilities: [gpu]\n" + NO_SMI,
+    },
+    "docker inspect with jq": {
+        "docker_log": CPU_START,
+        "commands": "$ docker inspect ollama | jq '.[0].HostConfig.DeviceRequests'\n\nnull\n",
+    },
+    "in one line": {"docker_log": CPU_START, "commands": "HostConfig.DeviceRequests → []\n"},
     "the host has a card": {"docker_log": CPU_START, "commands": HOST_CARD},
     "the image's banner": {
         "docker_log": (

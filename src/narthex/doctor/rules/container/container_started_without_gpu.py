@@ -19,7 +19,8 @@ NO_SMI = Sign(
 )
 BANNER = Sign(r"The NVIDIA Driver was not detected\. +GPU functionality will not be available")
 # Docker's own note: in its JSON, or asked for with a format, where the answer is the next line.
-REQUESTS = Sign(r"DeviceRequests\b\"?(?P<none>[:=] ?(?:null|\[\]|<no value>))?")
+_NONE = r"(?:null|nil|none|\[\]|<no value>|<nil>)"
+REQUESTS = Sign(rf"DeviceRequests\b(?P<none>\W{{0,8}}{_NONE}(?!\w))?")
 NO_DRIVER = Sign(r"Found no NVIDIA driver on your system")
 RUN = Sign(
     r"\b(?:docker|podman) (?:run|create)\b.*(?:ollama|comfy)\S*",
@@ -134,8 +135,8 @@ def _signs(evidence: Evidence) -> list[Hit]:
     rows = [hit for hit in evidence.hits(REQUESTS, BANNER) if _is_none(evidence, hit)]
     smi = [hit for hit in evidence.hits(NO_SMI) if _of_container(evidence, hit)]
     runs = [hit for hit in evidence.hits(RUN) if not _RUN_GPU.search(_whole(evidence, hit))]
-    if evidence.has(ASKED) and not rows:
-        return []
+    if evidence.has(ASKED) and not (rows or smi):
+        return []  # asked for, and perhaps refused or failing: other causes
     compose = [] if evidence.has(ASKED) else evidence.hits(COMPOSE)
     driver = [hit for hit in evidence.hits(NO_DRIVER) if inside.is_contained(evidence, hit.entry)]
     found = [*rows, *smi, *driver]
@@ -148,8 +149,8 @@ def _signs(evidence: Evidence) -> list[Hit]:
 def _is_none(evidence: Evidence, hit: Hit) -> bool:
     if "DeviceRequests" not in hit.entry.plain or hit.match.groupdict().get("none"):
         return True
-    below = evidence.around(hit.entry, 0, 1)[1:]
-    return bool(below) and re.match(r"(?:null|\[\]|<no value>)(?: |$)", below[0].plain) is not None
+    below = [entry for entry in evidence.around(hit.entry, 0, 2)[1:] if entry.plain]
+    return bool(below) and re.match(rf"{_NONE}(?!\w)", below[0].plain, re.IGNORECASE) is not None
 
 
 def _whole(evidence: Evidence, hit: Hit) -> str:

@@ -8,6 +8,7 @@ from narthex.doctor.evidence import Evidence
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.memory import failures, host_memory, oom_signs, placement, remedies, tenants
+from narthex.doctor.rules.memory.amounts import size_of
 from narthex.doctor.rules.memory.failures import Phase
 from narthex.doctor.rules.memory.placement import Reason
 from narthex.doctor.sign import Sign
@@ -55,11 +56,22 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             cause="num_parallel_multiplies_kv",
             title=f"OLLAMA_NUM_PARALLEL={slots} multiplies the memory for the context",
             severity=Severity.WARNING,
-            confidence=0.7 if slots >= _MANY else 0.55 if slots >= 4 else 0.4,
+            confidence=_confidence(evidence, slots),
             evidence=(hit.quote(), *trouble),
             why=f"{slots} slots are set, so the cache is {slots} times that of one, and memory ran out.",
             remedy=REMEDY,
         )
+
+
+def _confidence(evidence: Evidence, slots: int) -> float:
+    """The more slots, the surer; also where what is short is less than what one slot would save."""
+    if slots >= _MANY:
+        return 0.7
+    refused = evidence.last(host_memory.REFUSED)
+    needs, has = (size_of(refused["needs"]), size_of(refused["has"])) if refused else (None, None)
+    if slots >= 4 and needs and has and needs / has < slots / 2:
+        return 0.66
+    return 0.55 if slots >= 4 else 0.4
 
 
 def _trouble(evidence: Evidence) -> tuple[Quote, ...]:
