@@ -1,11 +1,8 @@
-"""A bundle holds what a diagnosis needs and nothing private; it is written whole, for its owner only."""
+"""A bundle holds what a diagnosis needs, and nothing private."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ from narthex.doctor.bundle import (
     Examined,
     make_bundle,
     shortened,
-    write_bundle,
 )
 from narthex.doctor.diagnose import diagnose
 from narthex.doctor.evidence import Reading
@@ -29,7 +25,6 @@ from narthex.doctor.reading.scanner import read_evidence
 from narthex.doctor.reading.text import Text
 from narthex.doctor.redact import Redactor
 from narthex.doctor.rules import RULES, SIGNS
-from narthex.errors import UsageError
 
 QUEUE = "Error: 503 server busy, please try again.  maximum pending requests exceeded"
 NAMES = PrivateNames(people=("lovelace",), hosts=("babbage",))
@@ -197,50 +192,3 @@ def test_versions_are_told() -> None:
     assert told["ollama.version"] == "0.12.3"
     assert told["narthex"]
     assert "docker.version" not in told
-
-
-FILES = {"evidence.json": b"{}", "README.txt": b"look"}
-
-
-def test_the_archive_is_for_its_owner_and_tells_nothing_of_who_that_is(tmp_path: Path) -> None:
-    path = tmp_path / "case.tar.gz"
-    size = write_bundle(path, FILES)
-    assert path.stat().st_size == size
-    assert path.stat().st_mode & 0o777 == 0o600
-    with tarfile.open(path) as tar:
-        rows = tar.getmembers()
-    assert [row.name for row in rows] == ["case/evidence.json", "case/README.txt"]
-    assert {(row.uid, row.gid, row.uname, row.gname) for row in rows} == {(0, 0, "", "")}
-    assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["case.tar.gz"]
-
-
-def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
-    path = tmp_path / "case.tar.gz"
-    path.write_text("mine")
-    with pytest.raises(UsageError, match="there already"):
-        write_bundle(path, FILES)
-    dangling = tmp_path / "link.tar.gz"
-    dangling.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UsageError, match="there already"):
-        write_bundle(dangling, FILES)
-    assert path.read_text() == "mine"
-    assert not (tmp_path / "elsewhere").exists()
-
-
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="There is no folder"):
-        write_bundle(tmp_path / "no" / "case.tar.gz", FILES)
-
-
-def test_a_full_disk_leaves_no_half_archive(tmp_path: Path) -> None:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", os.fspath(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this test needs to mount a small disk")
-    try:
-        with pytest.raises(OSError, match="No space left"):
-            write_bundle(folder / "case.tar.gz", {"evidence.json": os.urandom(200_000)})
-        assert list(folder.iterdir()) == []
-    finally:
-        subprocess.run(["umount", os.fspath(folder)], check=True)

@@ -183,6 +183,17 @@ def test_nothing_but_commands_is_wider_than_the_terminal() -> None:
     assert sum(line.startswith("   │") for line in lines) == 4  # of a very long line the beginning
 
 
+def test_a_step_in_words_is_wrapped_and_a_command_is_not() -> None:
+    steps = (
+        Command(text="Set " + "a word " * 20, safe=False),
+        Command(text="OLLAMA_HOST=127.0.0.1 ollama serve --x " + "y" * 60, safe=True),
+    )
+    text = shown(diagnosis(finding(remedy=Remedy(text="Do this.", commands=steps))))
+    assert "   1. [interrupts] Set a word a word" in text
+    assert "   2. [safe]\n      OLLAMA_HOST=127.0.0.1 ollama serve --x yyy" in text
+    assert [len(line) > 80 for line in text.splitlines()].count(True) == 1
+
+
 def test_a_quoted_line_can_not_play_with_the_terminal() -> None:
     evil = "\x1b]0;title\x07\x1b[2J\x9b31mred\ttab"
     text = shown(diagnosis(finding(evidence=(Quote(source="a\x1b[1m", line=1, text=evil),), why=evil)))

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from narthex.cli.examination import live
-from narthex.doctor.bundle import default_name, make_bundle, must_be_free, write_bundle
+from narthex.doctor.archive import default_name, must_be_free, write_archive
+from narthex.doctor.bundle import make_bundle
 from narthex.doctor.private_names import of_this_machine
 from narthex.doctor.redact import Redactor
 from narthex.doctor.rules import RULES, SIGNS
@@ -21,7 +22,7 @@ def write(file: Path | None) -> None:
     words = {word for sign in SIGNS for text in sign.words for word in text.split()}
     redactor = Redactor(of_this_machine(words))
     made = make_bundle(live(None, RULES), RULES, SIGNS, redactor)
-    size = write_bundle(path, made.files)
+    size = write_archive(path, made.files)
     click.echo(str(path))
     talk = [f"{path} is written, {format_size(size)}: {', '.join(made.files)}."]
     if made.left_out:

@@ -25,6 +25,7 @@ _COLOURS = {
     Severity.INFO: "cyan",
 }
 _ROOT = re.compile(r"\broot\b", re.IGNORECASE)
+_PROSE = re.compile(r"[A-Z][a-z]")  # «Set …», «In OpenWebUI: …»: nobody copies it into a shell
 _SURENESS = ((0.9, "certain"), (0.75, "very likely"), (SURE, "likely"), (0.3, "may be"), (0.0, "a guess"))
 
 
@@ -182,12 +183,15 @@ def _remedy(remedy: Remedy, ink: Ink, indent: str) -> list[str]:
 
 
 def command_lines(command: Command, ink: Ink, first: str) -> Iterator[str]:
-    """A step: its marks, the command in one line so that it can be copied, and its note."""
+    """A step: its marks, the command in one line so that it can be copied, its note. Words are wrapped."""
     rest = " " * len(first)
     colour = "red" if command.root else "green" if command.safe else "yellow"
     marks = f"[{command_marks(command)}]"
     lines = [_clean(line) for line in command.text.splitlines()]
-    if len(lines) == 1 and len(first) + len(marks) + 1 + len(lines[0]) <= ink.width:
+    if _PROSE.match(command.text):
+        words = ink.wrap(f"{marks} {' '.join(lines)}", first)
+        yield words.replace(marks, ink.tint(marks, colour), 1)
+    elif len(lines) == 1 and len(first) + len(marks) + 1 + len(lines[0]) <= ink.width:
         yield f"{first}{ink.tint(marks, colour)} {lines[0]}"
     else:
         yield first + ink.tint(marks, colour)
