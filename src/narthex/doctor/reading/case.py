@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -106,13 +107,21 @@ def _decoded(data: bytes, name: str) -> dict[str, Any]:
     if not data.strip():
         raise UsageError(f"{name} is empty.", hint=_FORM)
     try:
-        row = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        row = _json(data)
+    except (ValueError, RecursionError) as error:
         hint = f"{_FORM} Plain logs are read with --logs."
         raise UsageError(f"{name} is no valid JSON: {error}.", hint=hint) from error
     if not isinstance(row, dict):
         raise UsageError(f"{name} holds no JSON object.", hint=_FORM)
     return row
+
+
+def _json(data: bytes) -> Any:
+    """Half letters and bytes that are no UTF-8 come from logs; they are no reason to refuse the rest."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return json.loads(data.decode("utf-8", "replace"))
 
 
 def _text(kind: str, value: Any, name: str, skipped: list[Skipped]) -> Text | None:

@@ -108,8 +108,8 @@ def _lean(marks: dict[str, int], name: str) -> None:
     """Ollama's log is full of llama.cpp's lines, a terminal's transcript of anything; equals go by name."""
     if marks["ollama_log"]:
         marks["ollama_log"] += marks["llama_server_log"]
-    if marks["commands"] and marks["commands"] >= 5:
-        marks["commands"] += max(marks.values()) // 2 + marks["client_error"] + marks["docker_log"]
+    if marks["commands"] >= 4:
+        marks["commands"] += max(marks.values())
     told = next((kind for kind, pattern in _NAMES if pattern.search(name.lower())), None)
     if told is not None:
         marks[told] += 1 + (max(marks.values()) // 10)

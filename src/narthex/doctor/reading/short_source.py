@@ -28,7 +28,7 @@ class ShortSource:
         self.lines = len(rows)
         self.size = len(data)
         self.kept: dict[int, Entry] = {}
-        self._found: dict[int, list[Hit]] = {}
+        self._found: dict[int, dict[int, Hit]] = {}  # by the signs' numbers and the lines
         self._words = words
         logical = logical_lines(rows)
         entries = [self._entry(line) for line in logical]
@@ -44,7 +44,7 @@ class ShortSource:
         kept: dict[int, tuple[list[Hit], int]] = {}
         for index, hits in self._found.items():
             sign = self._words.signs[index]
-            rows = sorted(hits, key=lambda hit: hit.entry.line)
+            rows = [hits[line] for line in sorted(hits)]
             middle = len(rows) - sign.first - sign.last
             cut = rows if middle <= 0 else [*rows[: sign.first], *rows[sign.first + middle :]]
             kept[index] = cut, len(rows)
@@ -80,8 +80,6 @@ class ShortSource:
                 sign = self._words.signs[index]
                 if not sign.may(rows[number]) or not fits(sign.kinds, entry, self.kind):
                     continue
-                hits = self._found.get(index, [])
-                if any(hit.entry.line == entry.line for hit in hits[-1:]):
-                    continue
-                if (match := sign.pattern.search(entry.plain)) is not None:
-                    self._found.setdefault(index, []).append(Hit(entry=entry, match=match))
+                hits = self._found.setdefault(index, {})
+                if entry.line not in hits and (match := sign.pattern.search(entry.plain)) is not None:
+                    hits[entry.line] = Hit(entry=entry, match=match)
