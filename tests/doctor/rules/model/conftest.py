@@ -24,6 +24,7 @@ def says() -> Says:
         assert not [row for row in told.skipped if row.broke]
         for finding in told.findings:
             assert finding.evidence
+            assert finding.why.endswith(".")
             assert all(quote.text in texts[quote.source] for quote in finding.evidence)
         return list(told.findings)
 

@@ -22,7 +22,7 @@ CANCELED = Sign(
     r"|127\.0\.0\.1:\d+/(?:completion|embedding|v1/\S+)\"?: context (?:canceled|deadline exceeded)"
 )
 WORDS = Sign(
-    r"\bReadTimeout|Read timed out|(?:request|operation|client|upstream)[\w ]* timed out"
+    r"\bReadTimeout|ServerTimeoutError|Timeout on reading data|Read timed out|(?:request|operation|client|upstream)[\w ]* timed out"
     r"|\bTimeoutError\b"
     r"|TimeoutException|HeadersTimeoutError|UND_ERR_(?:HEADERS|BODY)_TIMEOUT|Client\.Timeout exceeded"
     r"|50[24] Gateway Time"
@@ -132,13 +132,14 @@ def _judge(
         again = max(Counter(_round(one.seconds) for one in cut).values()) >= 2
         return (0.9 if lines else 0.85 if again else 0.7), Severity.ERROR
     good = [one for one in requests(evidence) if one.works and one.status == 200]
-    failed = [one for one in requests(evidence) if one.works and one.status == 500]
+    failed = [one for one in requests(evidence) if one.works and one.status == 500][-_LOOKED_AT:]
     if lines and failed and any(_beside(hit, one) for hit in lines for one in failed):
         later = any(is_later(one.entry, failed[-1].entry) for one in good)
         single = len(failed) == 1 and later and not words
         return (0.45, Severity.INFO) if single else (0.75, Severity.ERROR)
-    if words and (lines or (good and not failed)):
-        return (0.75 if lines else 0.6), Severity.ERROR
+    slow = [one for one in failed if one.seconds >= _SHORTEST_S and rivals.found(evidence, one.entry) is None]
+    if words and (lines or slow or (good and not failed)):
+        return (0.75 if lines or slow else 0.6), Severity.ERROR
     if len(lines) >= 3:
         return 0.6, Severity.WARNING
     if lines:
@@ -168,7 +169,8 @@ def _why(lines: Sequence[Hit], cut: Sequence[Request], words: Sequence[Hit]) -> 
     if cut:
         who = Counter((one.client, one.path) for one in cut).most_common(1)[0][0]
         lasted = ", ".join(dict.fromkeys(spoken(one.seconds) for one in cut[:4]))
-        parts.append(f"{len(cut)} requests failed after a round time ({lasted}; {who[0]} on {who[1]})")
+        number = "one request" if len(cut) == 1 else f"{len(cut)} requests"
+        parts.append(f"{number} failed after a round time ({lasted}; {who[0]} on {who[1]})")
     if lines:
         parts.append(f"Ollama noted {times(len(lines))} that the client had closed the connection")
     if words:

@@ -131,8 +131,8 @@ def _why(failed: Sequence[Request], reason: str) -> str:
         return f"{reason[0].upper()}{reason[1:]}."
     statuses = Counter(one.status for one in failed)
     told = ", ".join(f"{times(count)} {status}" for status, count in statuses.items())
-    return f"Requests for embeddings were answered {told} ({failed[-1].path}, from {failed[-1].client}): "
-    f"{reason}."
+    who = f"{failed[-1].path}, from {failed[-1].client}"
+    return f"Requests for embeddings were answered {told} ({who}): {reason}."
 
 
 def _ruled_out(evidence: Evidence, failed: Sequence[Request]) -> tuple[RuledOut, ...]:

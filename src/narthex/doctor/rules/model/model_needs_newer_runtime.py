@@ -102,7 +102,12 @@ def _unknown(hits: list[Hit]) -> str:
 
 
 def _why(evidence: Evidence, hits: list[Hit], *, sure: bool, model: str) -> str:
-    words = [f"The loader stopped at something it does not know ({_unknown(hits) or 'see the line'})"]
+    unknown = _unknown(hits)
+    words = [
+        f"The loader stopped at something it does not know ({unknown})"
+        if unknown
+        else "The registry or the program itself says so"
+    ]
     if told := version(evidence):
         words.append(f"this Ollama is {told}")
     if model:

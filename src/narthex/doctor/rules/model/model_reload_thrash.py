@@ -77,16 +77,18 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     again = reloads(evidence)
     other = [one for one in again if one.differs and _soon(evidence, one)]
     turns = [one for one in again if not one.differs and one.between and _soon(evidence, one)]
-    if len(other) >= _ENOUGH - 1 and _returns(other):
+    if len(other) >= _ENOUGH or (len(other) >= _ENOUGH - 1 and _returns(other)):
         yield _finding(
             evidence, "Clients ask for one model with different options", other, _options(evidence, other)
         )
-    elif len(other) + len(turns) >= _ENOUGH or len({one.load.model for one in turns}) >= _ENOUGH - 1:
+    elif turns and (
+        len(other) + len(turns) >= _ENOUGH or len({one.load.model for one in turns}) >= _ENOUGH - 1
+    ):
         yield _finding(
             evidence,
             "Models take turns in memory and push each other out",
-            turns or other,
-            _turns(turns or other),
+            turns,
+            _turns(turns),
         )
     else:
         yield from _by_memory(evidence)
@@ -193,8 +195,10 @@ def _who(evidence: Evidence, rows: Sequence[Again]) -> str:
 def _turns(rows: Sequence[Again]) -> str:
     counts = Counter(short(one.load.model) for one in rows)
     told = ", ".join(f"{model} ({count}×)" for model, count in counts.most_common(4))
-    return f"Taking turns: {told}, with the same options each time. They do not fit into the memory "
-    "together, or OLLAMA_MAX_LOADED_MODELS allows no more."
+    return (
+        f"Taking turns: {told}, with the same options each time. They do not fit into the memory "
+        "together, or OLLAMA_MAX_LOADED_MODELS allows no more."
+    )
 
 
 def _by_memory(evidence: Evidence) -> Iterator[Finding]:

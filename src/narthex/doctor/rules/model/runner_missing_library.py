@@ -115,8 +115,10 @@ def _why(missing: str, *, driver: bool, named: bool) -> str:
         return f"The system could not start the runner because {missing} was not found."
     if named:
         return "Ollama found no program that could run the model."
-    return "The runner ended with the status of a program whose libraries are not found (127; on Windows "
-    "0xc0000135)."
+    return (
+        "The runner ended with the status of a program whose libraries are not found (127; on Windows "
+        "0xc0000135)."
+    )
 
 
 RULE = Rule(
