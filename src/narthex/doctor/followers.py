@@ -12,6 +12,7 @@ import select
 import subprocess
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -36,7 +37,7 @@ Put = Callable[[bytes, bool], None]
 Note = Callable[[str], None]
 
 
-class Follower(threading.Thread):
+class Follower(threading.Thread, ABC):
     """One log. ``ready`` is set once its older lines were given."""
 
     def __init__(self, place: LogPlace, put: Put, note: Note, stop: threading.Event) -> None:
@@ -62,8 +63,9 @@ class Follower(threading.Thread):
     def end(self) -> None:
         """Let go what it reads from; called from another thread, after the stop was set."""
 
+    @abstractmethod
     def _follow(self) -> None:
-        raise NotImplementedError
+        """Give the older lines, set ``ready``, and read on until the stop."""
 
     def _take(self, data: bytes, *, old: bool = False) -> None:
         """Give whole lines; keep the rest until its end comes."""

@@ -33,3 +33,10 @@ def test_an_options_secret_is_hidden_however_it_is_written() -> None:
     shown = safe_command(["llama-server", "--api-key", "hunter2", "--hf-token=hunter2", "-c", "4096"])
     assert "hunter2" not in " ".join(shown)
     assert shown[-2:] == ["-c", "4096"]
+
+
+def test_the_keys_of_openwebui_s_connections_are_not_shown() -> None:
+    configs = '{"0": {"enable": true, "key": "abc123", "headers": {"X-Team": "blue"}}}'
+    assert safe_env({"OLLAMA_API_CONFIGS": configs, "OLLAMA_BASE_URL": "http://a:1"}) == {
+        "OLLAMA_BASE_URL": "http://a:1"
+    }

@@ -13,10 +13,16 @@ _SHOWN = re.compile(
     r"|CORS_ALLOW_ORIGIN|OPENAI_API_BASE_URLS?|THREAD_POOL_SIZE|LD_LIBRARY_PATH"
 )
 
+_HOLDS_KEYS = "_API_CONFIGS"  # OpenWebUI's connections as JSON, with their keys and headers
+
 
 def safe_env(env: Mapping[str, str]) -> dict[str, str]:
     """The variables that matter to the doctor, without secrets by name and without secrets in values."""
-    wanted = {name: env[name] for name in sorted(env) if _SHOWN.fullmatch(name) and not is_secret_name(name)}
+    wanted = {
+        name: env[name]
+        for name in sorted(env)
+        if _SHOWN.fullmatch(name) and not is_secret_name(name) and not name.endswith(_HOLDS_KEYS)
+    }
     return safe_environment(wanted)
 
 
