@@ -157,6 +157,13 @@ def test_what_root_could_tell_stands_apart() -> None:
 def test_whoever_saw_nothing_does_not_say_that_all_is_well() -> None:
     gap = Skipped(what="NVML", why="can't tell, because it took longer than 2 s")
     assert verdict(diagnosis(skipped=(gap,))) == "Nothing wrong was found, but little could be seen."
+    assert verdict(diagnosis()) == "Nothing wrong was found, but little could be seen."
+
+
+def test_whoever_asked_for_some_causes_hears_of_those() -> None:
+    assert diagnosis_text(diagnosis(), PLAIN, ("disk_full", "port_in_use")) == (
+        "Not found: disk_full, port_in_use."
+    )
 
 
 def test_what_could_not_be_told_is_grouped_by_its_reason() -> None:

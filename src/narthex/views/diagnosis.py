@@ -55,7 +55,7 @@ def verdict(diagnosis: Diagnosis) -> str:
         return sentence(headline(next(one for one in diagnosis.findings if one.is_trouble)))
     harmless = len(diagnosis.findings)
     known = f" {format_count(harmless, 'thing')} to know, all harmless." if harmless else ""
-    if not diagnosis.facts and not harmless and diagnosis.skipped:
+    if not diagnosis.facts and not harmless:
         return "Nothing wrong was found, but little could be seen."
     return f"Nothing is wrong, as far as can be seen.{known}"
 
@@ -72,9 +72,11 @@ def sureness(finding: Finding) -> str:
     return f"{words}, {finding.confidence:.0%}".replace("%", " %")
 
 
-def diagnosis_text(diagnosis: Diagnosis, ink: Ink) -> str:
-    """The verdict, each root with what follows from it, then what is well, then what could not be told."""
-    parts = [ink.strong(ink.wrap(verdict(diagnosis)))]
+def diagnosis_text(diagnosis: Diagnosis, ink: Ink, only: Sequence[str] = ()) -> str:
+    """The verdict, each root with what follows from it, then what is well, then what could not be told.
+    ``only``: the causes that were asked for, where it was not all."""
+    answer = f"Not found: {', '.join(only)}." if only and not diagnosis.findings else verdict(diagnosis)
+    parts = [ink.strong(ink.wrap(answer))]
     number = 0
     hurting = {one.consequence_of or one.cause for one in diagnosis.findings if one.is_trouble}
     harmless = [one for one in diagnosis.findings if (one.consequence_of or one.cause) not in hurting]

@@ -198,9 +198,9 @@ def _run(asked: Asked) -> ExitCode:
 
         return watch_logs(asked.logs, rules, as_json=asked.as_json)
     if asked.case is not None:
-        return _tell(of_case(Path(asked.case), rules), asked.as_json)
+        return _tell(of_case(Path(asked.case), rules), asked)
     if asked.logs:
-        return _tell(of_logs(asked.logs, rules), asked.as_json)
+        return _tell(of_logs(asked.logs, rules), asked)
     since = None
     if asked.since is not None:
         from narthex.cli.since import parse_since
@@ -209,11 +209,14 @@ def _run(asked: Asked) -> ExitCode:
     return _on_this_machine(live(since, rules), asked)
 
 
-def _tell(diagnosis: Diagnosis, as_json: bool) -> ExitCode:
+def _tell(diagnosis: Diagnosis, asked: Asked) -> ExitCode:
     from narthex.views.diagnosis import diagnosis_json, diagnosis_text
     from narthex.views.ink import Ink
 
-    click.echo(diagnosis_json(diagnosis) if as_json else diagnosis_text(diagnosis, Ink.of(sys.stdout)))
+    if asked.as_json:
+        click.echo(diagnosis_json(diagnosis))
+    else:
+        click.echo(diagnosis_text(diagnosis, Ink.of(sys.stdout), asked.only))
     return ExitCode.OK if diagnosis.healthy else ExitCode.FAILURE
 
 
@@ -223,7 +226,7 @@ def _on_this_machine(examined: Examined, asked: Asked) -> ExitCode:
 
     with Record(_talk) as record:
         record.findings(examined.diagnosis.findings)
-        code = _tell(examined.diagnosis, asked.as_json)
+        code = _tell(examined.diagnosis, asked)
         if asked.fix and code is not ExitCode.OK:
             from narthex.cli.fixing import fix
 
