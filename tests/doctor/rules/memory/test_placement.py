@@ -127,6 +127,32 @@ def test_what_ollama_ps_says(first: First) -> None:
     assert "narthex plan llama3.3:70b" in finding.remedy.commands[0].text
 
 
+def test_a_context_that_was_set_explains_what_ollama_ps_shows(first: First) -> None:
+    text = (
+        ">>> /set parameter num_ctx 131072\nSet parameter 'num_ctx' to '131072'\n"
+        "deepseek-r1:70b              0c1615a8ca32    51 GB     100% GPU     4 minutes from now\n"
+        "deepseek-r1:70b_131072       ffb79c778740    156 GB    41%/59% CPU/GPU    4 minutes from now\n"
+    )
+    assert first(commands=text).cause == "context_too_large"
+
+
+def test_no_layer_on_a_card_that_the_estimate_names(first: First) -> None:
+    estimate = ERA_D.format(
+        on=0, of=35, free="3.2 GiB", need="2.6 GiB", kv="254.0 MiB", weights="2.3 GiB", graph="517.0 MiB"
+    )
+    log = estimate.rstrip() + ' projector.weights="795.9 MiB" projector.graph="1.0 GiB"\n'
+    finding = first(ollama_log=log)
+    assert finding.cause == "partial_offload_slow"
+    assert "0 of 35" in finding.why
+
+
+def test_an_estimate_for_the_cpu_is_no_partial_offload(causes: Causes) -> None:
+    estimate = ERA_D.format(
+        on=0, of=35, free="30 GiB", need="2.6 GiB", kv="254.0 MiB", weights="2.3 GiB", graph="517.0 MiB"
+    )
+    assert causes(ollama_log=estimate.replace("library=cuda", "library=cpu")) == []
+
+
 def test_many_slots_explain_a_model_that_ollama_ps_shows_halved(causes: Causes) -> None:
     text = (
         "$ OLLAMA_NUM_PARALLEL=64 ollama serve\n$ ollama ps\n"

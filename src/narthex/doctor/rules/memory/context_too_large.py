@@ -10,7 +10,15 @@ from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.memory import failures, oom_signs, placement, remedies, tenants
 from narthex.doctor.rules.memory.failures import Failure, Phase
 from narthex.doctor.rules.memory.placement import Placement, Reason
+from narthex.doctor.sign import Sign
+from narthex.doctor.story import loads
 from narthex.units import GIB, format_size
+
+SET = Sign(
+    r"num_ctx['\" :=to]+(\d{4,})|OLLAMA_CONTEXT_LENGTH[=: \"]+(\d{4,})",
+    words=["num_ctx", "ollama_context_length"],
+)
+_HUGE = 65536  # tokens; for an 8B model the cache of these takes more than its weights
 
 REMEDY = Remedy(
     text="Ask for less context, or store the cache in half the room.",
@@ -32,6 +40,8 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         return
     yield from _of_near_miss(evidence)
     yield from _of_resident(evidence)
+    if not loads(evidence):
+        yield from _of_words(evidence)
 
 
 def _of_load(evidence: Evidence, found: Placement) -> Finding:
@@ -127,6 +137,29 @@ def _of_resident(evidence: Evidence) -> Iterator[Finding]:
             return
 
 
+def _of_words(evidence: Evidence) -> Iterator[Finding]:
+    """A transcript alone: a huge context was set or is shown, and the model is not wholly on the GPU."""
+    rows = tenants.residents(evidence)
+    gpu = any(one.share for one in rows) or bool(tenants.card_total(evidence))
+    small = [one for one in rows if one.share is not None and one.share < 0.99 and not one.live]
+    if not small or not gpu:
+        return
+    shown = small[-1].num_ctx or 0
+    hit = evidence.last(SET)
+    asked = int(next(value for value in hit.match.groups() if value)) if hit else 0
+    if max(shown, asked) < _HUGE:
+        return
+    quotes = (small[-1].quote, *((hit.quote(),) if hit and asked > shown else ()))
+    yield _finding(
+        quotes=quotes,
+        why=f"{small[-1].model} takes {format_size(small[-1].size_bytes)} with {max(shown, asked)} tokens of "
+        "context, and not all of it is on the GPU.",
+        confidence=0.6,
+        about=small[-1].model,
+        ctx=max(shown, asked),
+    )
+
+
 def _pinned(evidence: Evidence, found: Placement) -> tuple[Quote, ...]:
     hits = [hit for hit in evidence.hits(placement.PINNED) if hit.entry.source == found.load.source]
     return tuple(hit.quote() for hit in hits[-1:])
@@ -177,7 +210,7 @@ RULE = Rule(
         ),
         LookAlike(cause="context_truncated", how="There the context is too small, and the prompt is cut."),
     ),
-    signs=(*oom_signs.ALL, *placement.SIGNS, *tenants.SIGNS),
+    signs=(SET, *oom_signs.ALL, *placement.SIGNS, *tenants.SIGNS),
     check=check,
     readings=("ollama.resident",),
     explains=("partial_offload_slow", "host_ram_insufficient"),

@@ -116,7 +116,7 @@ def placements(evidence: Evidence) -> list[Placement]:
     rows = []
     for load in last.values():
         start = _start_of(load, begun)
-        if is_partial(load, start):
+        if is_partial(load, start) or _none_of_it(evidence, load):
             rows.append(place(evidence, load))
     return rows
 
@@ -125,9 +125,10 @@ def place(evidence: Evidence, load: Load) -> Placement:
     """The reckoning for one load."""
     start = _start_of(load, starts(evidence))
     told = _estimate(evidence, load)
-    weights = _weights(load) or told.get("weights.total")
+    weights = _weights(load) or _plus(told.get("weights.total"), told.get("projector.weights"))
     kv = sum(load.kv_bytes.values()) or told.get("required.kv")
-    graph = max(load.compute_bytes.values(), default=0) or told.get("graph.full", 0)
+    graph = max(load.compute_bytes.values(), default=0)
+    graph = graph or told.get("graph.full", 0) + told.get("projector.graph", 0)
     held = _held(evidence, load)
     free = load.available_bytes
     if free is None:
@@ -145,6 +146,10 @@ def place(evidence: Evidence, load: Load) -> Placement:
     )
 
 
+def _plus(one: int | None, more: int | None) -> int | None:
+    return None if one is None else one + (more or 0)
+
+
 def is_partial(load: Load, start: Start | None) -> bool:
     """Whether a part of it stayed off a GPU that is there. On a host without one nothing is partial."""
     if load.end == "failed":
@@ -157,6 +162,14 @@ def is_partial(load: Load, start: Start | None) -> bool:
     if load.layers_on > 0:
         return True
     return bool((start is not None and start.gpus) or (load.available_bytes and load.signs_of_gpu))
+
+
+def _none_of_it(evidence: Evidence, load: Load) -> bool:
+    """Whether no layer came on a card that the estimate names: it tells the library and the card's memory."""
+    if load.layers_on != 0 or load.end == "failed":
+        return False
+    line = _estimate_line(evidence, load)
+    return bool(re.search(r"offload to (?!cpu)\w+|library=(?!cpu)\w+", line)) and bool(load.available_bytes)
 
 
 def _start_of(load: Load, begun: list[Start]) -> Start | None:
@@ -176,6 +189,8 @@ def _free_before(evidence: Evidence, load: Load) -> int | None:
     cards: dict[str, int] = {}
     for hit in evidence.hits(ollama.GPU_MEMORY, ollama.UPDATED_VRAM):
         if hit.entry.source == load.source and since < hit.entry.line <= load.entry.line:
+            if "library=cpu" in hit.entry.plain:
+                continue
             card = re.search(r"\b(?:id|gpu)=(\S+)", hit.entry.plain)
             cards[card[1] if card else ""] = size_of(hit["available"]) or 0
     return sum(cards.values()) if cards else None
@@ -207,16 +222,18 @@ def _all_weights(load: Load) -> int | None:
 
 
 def _estimate(evidence: Evidence, load: Load) -> dict[str, int]:
+    line = _estimate_line(evidence, load)
+    found = re.findall(r'\b(?:memory\.)?((?:\w+\.)\w+)="?([\d.]+ [KMGT]?i?B)', line)
+    return {name: size for name, text in found if (size := size_of(text)) is not None}
+
+
+def _estimate_line(evidence: Evidence, load: Load) -> str:
     near = [
         hit
         for hit in evidence.hits(ESTIMATE)
         if hit.entry.source == load.source and abs(hit.entry.line - load.entry.line) <= 12
     ]
-    if not near:
-        return {}
-    line = min(near, key=lambda hit: abs(hit.entry.line - load.entry.line)).entry.plain
-    found = re.findall(r'memory\.([\w.]+)="?([\d.]+ [KMGT]?i?B)', line)
-    return {name: size for name, text in found if (size := size_of(text)) is not None}
+    return min(near, key=lambda hit: abs(hit.entry.line - load.entry.line)).entry.plain if near else ""
 
 
 def _held(evidence: Evidence, load: Load) -> int:
