@@ -63,6 +63,12 @@ def test_two_models_that_take_turns(says: Says) -> None:
     assert "Taking turns" in finding.why
 
 
+def test_a_client_whose_context_grows_with_every_request(says: Says) -> None:
+    (finding,) = says(ollama_log="\n".join(_load(turn * 40, ctx=8192 + 512 * turn) for turn in range(5)))
+    assert finding.cause == "model_reload_thrash"
+    assert "num_ctx" in finding.why
+
+
 def test_one_client_who_tries_a_larger_context_once(causes: Causes) -> None:
     assert causes(ollama_log=f"{_load(0)}\n{_load(60, ctx=8192)}\n") == []
 

@@ -106,3 +106,8 @@ def test_what_is_no_clients_timeout(causes: Causes, text: str) -> None:
 
 def test_somebody_who_pressed_stop_is_no_trouble(causes: Causes) -> None:
     assert causes(ollama_log=f"{ABORTING}\n{_gin(200, '12.1s')}\n{_gin(200, '3.1s')}\n") == []
+
+
+def test_a_long_request_that_failed_beside_the_clients_words(causes: Causes) -> None:
+    words = "aiohttp.client_exceptions.ServerTimeoutError: Timeout on reading data from socket\n"
+    assert causes(openwebui_log=words, docker_log=_gin(500, "2m3s")) == ["client_timeout_generation"]

@@ -22,7 +22,8 @@ CANCELED = Sign(
     r"|127\.0\.0\.1:\d+/(?:completion|embedding|v1/\S+)\"?: context (?:canceled|deadline exceeded)"
 )
 WORDS = Sign(
-    r"\bReadTimeout|ServerTimeoutError|Timeout on reading data|Read timed out|(?:request|operation|client|upstream)[\w ]* timed out"
+    r"\bReadTimeout|ServerTimeoutError|Timeout on reading data|Read timed out|(?:request|operation|client"
+    r"|upstream)[\w ]* timed out"
     r"|\bTimeoutError\b"
     r"|TimeoutException|HeadersTimeoutError|UND_ERR_(?:HEADERS|BODY)_TIMEOUT|Client\.Timeout exceeded"
     r"|50[24] Gateway Time"
