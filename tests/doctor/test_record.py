@@ -1,0 +1,50 @@
+"""What the journal keeps of a run: the findings, without keys and without endless lines."""
+
+from __future__ import annotations
+
+import msgspec
+
+from narthex.doctor.finding import Finding, Quote, Remedy, Severity
+from narthex.doctor.record import LONGEST, Record, draft
+from narthex.journal.journal import Journal
+
+FINDING = Finding(
+    cause="queue_full",
+    title="Too many wait",
+    severity=Severity.ERROR,
+    confidence=0.9,
+    evidence=(
+        Quote(source="ollama_log", line=1, text="Authorization: Bearer abcdef123456"),
+        Quote(source="ollama_log", line=2, text="x y " * 10_000),
+    ),
+    why="It is full.",
+    remedy=Remedy(text="Do this."),
+)
+
+
+def test_a_finding_is_kept_whole_but_for_keys_and_endless_lines() -> None:
+    kept = msgspec.json.decode(draft(FINDING).body, type=Finding)
+    assert kept.evidence[0].text == "Authorization: <secret>"
+    assert len(kept.evidence[1].text) == LONGEST
+    assert msgspec.structs.replace(kept, evidence=()) == msgspec.structs.replace(FINDING, evidence=())
+
+
+def test_steps_and_checks_go_to_their_own_finding() -> None:
+    other = msgspec.structs.replace(FINDING, about="llama3")
+    with Record(lambda text: None) as record:
+        record.findings([FINDING, other])
+        record.remedy(other, "unload it", "done", "token=abcdef123456xyz")
+        record.check(other, True, "it is gone")
+        record.remedy(msgspec.structs.replace(FINDING, cause="disk_full"), "clean", "done", "")
+    with Journal.open() as journal:
+        first, second = journal.findings()
+    assert (first.remedies, first.checks) == ((), ())
+    assert [(step.step, step.answer) for step in second.remedies] == [("unload it", "token=<secret>")]
+    assert [check.gone for check in second.checks] == [True]
+
+
+def test_a_run_without_findings_leaves_nothing() -> None:
+    with Record(lambda text: None) as record:
+        record.findings([])
+    with Journal.open() as journal:
+        assert journal.findings() == []
