@@ -104,9 +104,11 @@ def test_each_backend_of_a_process_is_asked(starts: Any) -> None:
     assert all(row.value["from_inside"] for row in rows.values())
 
 
-def test_a_password_in_a_base_url_is_not_shown(starts: Any) -> None:
+def test_a_password_in_a_base_url_is_neither_shown_nor_sent(starts: Any) -> None:
     starts(OLLAMA_BASE_URL=f"http://me:hidden@127.0.0.1:{closed_port()}")
-    assert "hidden" not in str(look())
+    found = look()
+    assert "hidden" not in str(found)
+    assert "which narthex does not send" in readings(found, "openwebui.backend")[0].gap
 
 
 def test_the_internet_is_not_asked(starts: Any) -> None:

@@ -134,9 +134,19 @@ def _older(env: Mapping[str, str]) -> str:
 
 
 def _backends(scope: Scope, spot: Spot, env: Mapping[str, str]) -> list[Reading]:
-    urls = base_urls(env, in_container=spot.container is not None)
-    if not urls:
-        return []
+    told = base_urls(env, in_container=spot.container is not None)
+    closed = [_with_login(hide_secrets(url)) for url in told if "@" in url]
+    urls = [url for url in told if "@" not in url]
+    return [*closed, *(_ask(scope, spot, env, urls) if urls else ())]
+
+
+def _with_login(shown: str) -> Reading:
+    return gap(
+        "openwebui.backend", f"{shown} holds a user name or password, which narthex does not send", shown
+    )
+
+
+def _ask(scope: Scope, spot: Spot, env: Mapping[str, str], urls: list[str]) -> list[Reading]:
     if spot.container is None:
         proxies = {name.lower().removesuffix("_proxy"): url for name, url in proxies_in(env).items()}
         answers = all_within(_EXEC_S, [_reacher(url, proxies) for url in urls])
