@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from narthex.doctor.evidence import Reading
 from narthex.doctor.finding import Finding
+from narthex.testing.evidence import diagnosis_of
 
 Says = Callable[..., list[Finding]]
 Causes = Callable[..., list[str]]
@@ -107,3 +109,17 @@ def test_flags_without_avx_explain_an_illegal_instruction(causes: Causes) -> Non
     assert causes(commands=f"{flags}\n{died}")[0] == "cpu_no_avx"
     assert causes(commands=f"{flags} avx avx2\n{died}") == ["cpu_illegal_instruction"]
     assert causes(commands=f"{flags}\n") == []
+
+
+def test_a_container_that_ended_with_the_status_of_an_illegal_instruction() -> None:
+    row = Reading(
+        name="container", about="ollama", value={"exit_code": 132}, text="container ollama: exited, 132"
+    )
+    found = diagnosis_of([row], True).findings
+    assert [finding.cause for finding in found if finding.cause.startswith("cpu")] == [
+        "cpu_illegal_instruction"
+    ]
+    other = Reading(
+        name="container", about="ollama", value={"exit_code": 0}, text="container ollama: exited, 0"
+    )
+    assert not [row for row in diagnosis_of([other], True).findings if row.cause.startswith("cpu")]

@@ -24,8 +24,8 @@ FAILED = Sign(
     r"failed to (?:generate|get|create) (?:an )?embeddings?|error (?:generating|getting|creating) embeddings?"
     r"|embedding (?:generation|request|endpoint)? ?(?:failed|error)|(?:post|do) embedding(?: request)?:? "
     r"|llama_embedding:"
-    r"|/api/embed\S*['\"]?[^|]{0,60}(?:50\d|Internal Server Error)|(?:50\d"
-    r"|Internal Server Error)[^|]{0,120}/api/embed",
+    r"|/api/embed\S*['\"]?[^|]{0,60}(?:\b50[01]\b|Internal Server Error)"
+    r"|(?:\b50[01]\b|Internal Server Error)[^|]{0,120}/api/embed",
     words=["embedding", "/api/embed"],
 )
 _LOOKED_AT = 60  # failed requests, the last ones; looking around each costs time
