@@ -40,7 +40,9 @@ Test = Callable[[bytes], bool]
 class Needs:
     """Of one pattern. ``words``: one of them stands in every match; empty where there is none. ``blind``:
     whether it matches a line does not depend on which digits stand in it, only on where digits stand. Where
-    it does depend, ``loose`` is the same pattern with any digit for each, if that can be made."""
+    it does depend, ``loose`` is the same pattern with any digit for each, if that can be made. ``may`` tells
+    whether a lower-case line holds all words, ``may_shape`` whether it would with other digits: the line has
+    a zero for each."""
 
     def __init__(self, pattern: str) -> None:
         tree = _sre.parse(pattern, re.IGNORECASE)
@@ -49,6 +51,7 @@ class Needs:
         self.blind = _blind(tree)
         self.loose = None if self.blind else _loose(pattern)
         self.may: Test = _all(needs)
+        self.may_shape: Test = _all(_masked(needs))
 
 
 def _needed(tree: Any) -> list[Any]:
@@ -92,6 +95,14 @@ def _worth(words: Words) -> tuple[int, int]:
     shortest = min(map(len, words))
     digits = any(word.isdigit() for word in words)
     return 0 if digits or shortest == _SHORTEST else 1 if words & _COMMON else 2, shortest
+
+
+def _masked(needs: Sequence[Any]) -> list[Any]:
+    """A zero for every digit."""
+    return [
+        re.sub("[0-9]", "0", need) if isinstance(need, str) else tuple(_masked(side) for side in need)
+        for need in needs
+    ]
 
 
 def _all(needs: Sequence[Any]) -> Test:

@@ -36,6 +36,7 @@ class Sign:
         self.words = frozenset(words) or needs.words
         self.needed = needs.words  # those that were worked out, also where others were given
         self.may = needs.may  # whether a lower-case line holds all words that a match needs
+        self.may_shape = needs.may_shape  # the same of a line that has a zero for every digit
         self.blind = needs.blind  # whether it does not matter to it which digits stand in a line
         self.loose = needs.loose  # where it does matter: the pattern with any digit for each
         self.kinds = frozenset(kinds)

@@ -109,7 +109,6 @@ class Piece:
     def _learn(self, left: int, right: int, matches: list[_Match]) -> Shape:
         return self._shapes.learn(
             self._masks[left:right],
-            self._low[left:right],
             self._words.signs_of(word for word, _, _ in matches),
             lambda: self._entry(left, right),
         )

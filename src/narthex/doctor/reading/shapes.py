@@ -34,24 +34,25 @@ class Shapes:
         self.words, self.kind = words, kind
         self.known: dict[bytes, Shape] = {}  # by the lines, lower case and masked
 
-    def learn(self, masked: bytes, low: bytes, signs: list[int], read: Callable[[], Entry]) -> Shape:
+    def learn(self, masked: bytes, signs: list[int], read: Callable[[], Entry]) -> Shape:
         """The shape of a line that is not known. ``signs``: those whose words stand in it; ``read`` reads
         it."""
+        whole = masked
         if _HASHES.search(masked):
             masked = _HASHES.sub(lambda hash: b"0" * len(hash[0]), masked)
             if (shape := self.known.get(masked)) is not None:
                 return shape
         if len(self.known) >= _MOST:
             self.known.clear()
-        shape = self.known[masked] = self._tried(low, signs, read)
+        shape = self.known[masked] = self._tried(whole, signs, read)
         return shape
 
-    def _tried(self, low: bytes, signs: list[int], read: Callable[[], Entry]) -> Shape:
+    def _tried(self, masked: bytes, signs: list[int], read: Callable[[], Entry]) -> Shape:
         sure: list[int] = []
         maybe: list[int] = []
         for index in signs:
             sign = self.words.signs[index]
-            if sign.blind and not sign.may(low):
+            if not sign.may_shape(masked):
                 continue
             entry = read()
             if not fits(sign.kinds, entry, self.kind):
