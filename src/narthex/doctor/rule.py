@@ -50,4 +50,5 @@ AREAS = {
     "model": "Runner and model",
     "service": "Service and network",
     "frontend": "OpenWebUI and ComfyUI",
+    "stack": "The whole stack",
 }
