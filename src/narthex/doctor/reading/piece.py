@@ -83,6 +83,8 @@ class Piece:
             shape = known.get(masks[left:right])
             if shape is None:
                 shape = self._learn(left, right, matches[first:number])
+            if shape.idle:
+                continue
             if not shape.places:
                 self._used.append(shape)
             shape.places.append(left)

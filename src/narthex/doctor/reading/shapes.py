@@ -19,11 +19,12 @@ _MOST = 20_000  # shapes that are remembered
 class Shape:
     """What is known of all lines of a shape, and where they stand in the piece that is searched."""
 
-    __slots__ = ("maybe", "places", "sure")
+    __slots__ = ("idle", "maybe", "places", "sure")
 
     def __init__(self, sure: tuple[int, ...], maybe: tuple[int, ...]) -> None:
         self.sure = sure  # signs that all these lines have
         self.maybe = maybe  # signs to which digits matter: each line is tried
+        self.idle = not sure and not maybe
         self.places: list[int] = []
 
 
