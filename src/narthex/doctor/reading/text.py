@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-CHUNK = 8 << 20  # the larger, the fewer lines are kept only to be let go again
+CHUNK = 12 << 20  # the larger, the fewer lines are kept only to be let go again
 _GZIP = b"\x1f\x8b"
 
 
