@@ -6,6 +6,7 @@ All are worked out once for an Evidence, however many rules ask.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -17,13 +18,13 @@ from narthex.doctor.evidence import Entry, Evidence, Hit
 from narthex.doctor.loads import Load, gather, size_bytes
 from narthex.doctor.signs import ollama
 from narthex.engines.ollama.durations import go_seconds
-from narthex.engines.ollama.entries import entries
 from narthex.engines.ollama.log import server_config
 
 __all__ = ["Device", "Load", "Request", "Start", "loads", "requests", "starts"]
 
 T = TypeVar("T")
 
+_FIELD = re.compile(r"([\w.]+)=(\"[^\"]*\"|\S*)")
 _DISCOVERY_S = 120.0  # all devices of one start are told within this time
 
 
@@ -172,8 +173,7 @@ def _too_late(start: Start, device: Device) -> bool:
 
 
 def _device(hit: Hit) -> Device | None:
-    said = next(iter(entries([hit.entry.plain])), None)
-    fields = said.fields if said else {}
+    fields = {name: value.strip('"') for name, value in _FIELD.findall(hit["rest"])}
     library = fields.get("library", "").lower()
     if not library:
         return None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
-from narthex.doctor.evidence import Evidence
+from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.model.rivals import ILLEGAL
 from narthex.doctor.rules.model.telling import loaded_later, quotes
 
 EXIT_SIGILL = 128 + 4
+_OURS = re.compile(r"llama|ggml|python|comfy|uvicorn", re.IGNORECASE)  # the kernel tells of every program
 
 REMEDY = Remedy(
     text="Take a build for this CPU: an official package, which chooses its code by the CPU, or build it on "
@@ -38,7 +40,7 @@ REMEDY = Remedy(
 
 def check(evidence: Evidence) -> Iterator[Finding]:
     """The kernel ended it with SIGILL."""
-    hits = evidence.hits(ILLEGAL)
+    hits = [hit for hit in evidence.hits(ILLEGAL) if _is_ours(hit)]
     said: list[Quote] = list(quotes(hits))
     for row in evidence.all_readings("container"):
         if (row.value or {}).get("exit_code") == EXIT_SIGILL:
@@ -60,6 +62,10 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         ),
         remedy=REMEDY,
     )
+
+
+def _is_ours(hit: Hit) -> bool:
+    return "trap invalid opcode" not in hit.entry.plain or bool(_OURS.search(hit.entry.plain))
 
 
 RULE = Rule(

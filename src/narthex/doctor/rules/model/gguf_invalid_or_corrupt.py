@@ -11,6 +11,7 @@ from narthex.doctor.rules.model.telling import load_of, loaded_later, quotes, sh
 from narthex.doctor.sign import Sign
 
 PROJECTOR = Sign(r"(?:unknown|unsupported) model architecture:? ?['\"]?clip\b")
+NAMELESS = Sign(r"unknown model architecture: ?(?:''|\"\")|key not found in model: general\.architecture")
 CUT = Sign(
     r"(?:data is )?not within (?:the )?file bounds|exceeds file size|model is corrupted or incomplete"
     r"|file is truncated|unexpectedly reached end of file|failed to read (?:tensor|key-value|magic|model)"
@@ -38,6 +39,8 @@ WHAT = {
         "model", "architecture «clip» is the picture part of a model (mmproj)"),
     CUT: ("The model's file is cut or "
         "damaged", "tensors lie beyond the end of the file, or it can't be read to its end"),
+    NAMELESS: ("The file is no language "
+        "model", "it names no architecture: a part of another kind of model, or a file left bare"),
     MAGIC: ("The file is no GGUF "
         "model", "its first bytes are not «GGUF»: an LFS pointer, a web page, zeros, an old format"),
     SPLIT: ("A part of the model is missing", "the model is split over several files, and one can't be used"),
@@ -79,7 +82,7 @@ PROJECTOR_REMEDY = Remedy(
 
 def check(evidence: Evidence) -> Iterator[Finding]:
     """The loader says what is wrong with the file."""
-    for sign in (PROJECTOR, CUT, MAGIC, SPLIT, MANIFEST):
+    for sign in (PROJECTOR, CUT, MAGIC, SPLIT, NAMELESS, MANIFEST):
         hits = [hit for hit in evidence.hits(sign) if not _of_a_download(hit)]
         if not hits:
             continue
@@ -92,7 +95,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             cause="gguf_invalid_or_corrupt",
             title=title,
             severity=Severity.INFO if over else Severity.WARNING if sign is MANIFEST else Severity.ERROR,
-            confidence=0.6 if sign is MANIFEST else 0.95,
+            confidence={MANIFEST: 0.6, NAMELESS: 0.8}.get(sign, 0.95),
             evidence=quotes(hits),
             why=f"The loader says so: {means}." + (f" The model is {about}." if about else ""),
             ruled_out=(
@@ -138,7 +141,7 @@ RULE = Rule(
             cause="pull_digest_mismatch", how="The damage was seen while downloading, and nothing was kept."
         ),
     ),
-    signs=(PROJECTOR, CUT, MAGIC, SPLIT, MANIFEST),
+    signs=(PROJECTOR, NAMELESS, CUT, MAGIC, SPLIT, MANIFEST),
     explains=("runner_crash_bug",),
     overrules=("model_needs_newer_runtime",),
     check=check,

@@ -34,9 +34,10 @@ CLIENT_GONE = Sign(
     r"context canceled|client connection closed|due to client closing|request canceled|cancel task, id_task"
 )
 ILLEGAL = Sign(
-    r"illegal instr|signal: illegal|\bSIGILL\b|0xc000001d|exit (?:status|code):? 132|sys=132\b"
+    r"(?<!an )illegal instr(?!uction (?:encoding|parameter|address|operand|was))|signal: illegal|\bSIGILL\b"
+    r"|0xc000001d|(?:running|status):? 3221225501\b|exit (?:status|code):? 132|sys=132\b"
     r"|trap invalid opcode",
-    words=["illegal", "sigill", "0xc000001d", "status 132", "code 132", "code: 132", "sys=132",
+    words=["illegal", "sigill", "0xc000001d", "3221225501", "status 132", "code 132", "code: 132", "sys=132",
            "invalid opcode"],
 )  # fmt: skip
 FILE = Sign(

@@ -25,10 +25,10 @@ FAULT = Sign(
     r"\bSIGSEGV\b|\bSIGBUS\b|segmentation fault|signal: (?:segmentation|bus error)"
     r"|\bsegfault at [0-9a-f]+ ip\b"
     r"|exit status 0xc00000(?:05|fd)|exit status 0xc0000(?:374|094|409)|double free or corruption"
-    r"|stack smashing detected"
+    r"|stack smashing detected|(?:running|status):? 322122(?:5477|5725|6356|6505)\b"  # Windows, in decimal
     r"|(?:exited|exit) (?:with )?code:? 139|sys=139",
     words=["sigsegv", "sigbus", "segmentation fault", "bus error", "segfault at", "0xc0000", "double free",
-           "stack smashing", "code 139", "code: 139", "sys=139"],
+           "stack smashing", "322122", "code 139", "code: 139", "sys=139"],
 )  # fmt: skip
 ABORTED = Sign(
     r"abort\(\) has been called|signal: aborted|\bSIGABRT\b|terminate called|(?:exited"
@@ -41,7 +41,12 @@ LOST = Sign(
     r"|health\"?: dial tcp.{0,80}refused",
     words=["eof", "exit status 2", "exit status 3", "forcibly closed", "dial tcp"],
 )
-UNSAID = Sign(r"model runner has unexpectedly stopped|runner (?:has )?crashed|process no longer running")
+UNSAID = Sign(
+    r"model runner has unexpectedly stopped|runner (?:has )?crashed|process no longer running"
+    r"|unknown error was encountered while running the model"
+)
+# A probe for GPUs runs in a runner of its own; a library that is not for this machine ends it, and no model.
+_PROBE = re.compile(r"GPU discovery|bootstrap discovery|discovering available GPUs", re.IGNORECASE)
 _OURS = re.compile(r"llama|ggml", re.IGNORECASE)  # the kernel tells of every program
 # What explains the end of a program that itself says how it ended. A client that leaves, or a runner that
 # Ollama kills, is no reason for an assertion.
@@ -102,6 +107,7 @@ def _explained(evidence: Evidence, hit: Hit, reasons: Sequence[Sign]) -> bool:
     plain = hit.entry.plain
     if (
         _FOLLOWS.search(plain)
+        or _PROBE.search(plain)
         or "attempt" in plain
         or ("segfault at" in plain and not _OURS.search(hit.entry.text))
     ):

@@ -29,12 +29,12 @@ BINARY = Sign(
            "unable to locate", "error starting", "fork/exec", "no llama server"],
 )  # fmt: skip
 STATUS = Sign(
-    r"(?:runner|llama-server|llama_server|process has terminated)[^|]{0,60}exit (?:status|code):? ?"
-    r"(?P<status>127|0xc0000135|0xc0000139)",
-    words=["127", "0xc0000135", "0xc0000139"],
+    r"(?:runner|llama-server|llama_server|process has terminated)[^|]{0,60}(?:exit (?:status|code):? ?"
+    r"(?P<status>127|0xc0000135|0xc0000139)|running: (?P<decimal>3221225781|3221225785))",
+    words=["127", "0xc0000135", "0xc0000139", "3221225781", "3221225785"],
 )
 _DRIVERS = re.compile(
-    r"libcuda\.so|libnvidia-|libcudart|libcublas|libamdhip|librocblas|libhsa|libvulkan|libze_"
+    r"libcuda\.so|libnvidia-|libvulkan|libze_"  # CUDA's and ROCm's others come with the package
 )
 
 REMEDY = Remedy(

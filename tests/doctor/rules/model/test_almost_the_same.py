@@ -1,0 +1,82 @@
+"""Lines that say almost the same as a cause's, and mean something else; and causes in rarer words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from narthex.doctor.finding import Finding
+from narthex.doctor.story import starts
+from narthex.testing.evidence import evidence_of
+
+Says = Callable[..., list[Finding]]
+Causes = Callable[..., list[str]]
+
+PROBE = (
+    'level=INFO source=runner.go:464 msg="failure during GPU discovery" '
+    'OLLAMA_LIBRARY_PATH="[/usr/lib/ollama /usr/lib/ollama/rocm]" extra_envs=map[] error="runner crashed"'
+)
+CARD = (
+    'msg="inference compute" id=GPU-1 library=CUDA compute=8.6 name=CUDA0 '
+    'description="NVIDIA GeForce RTX 3090" total="24.0 GiB" available="23.3 GiB"'
+)
+
+
+@pytest.mark.parametrize("lines", [PROBE, f"{PROBE}\n{CARD}"])
+def test_a_probe_for_gpus_that_crashes_is_no_crash_of_a_model(causes: Causes, lines: str) -> None:
+    assert "runner_crash_bug" not in causes(ollama_log=lines)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "NVRM: Xid (PCI:0000:0b:00): 13, pid=2891, name=ollama, Graphics SM Warp Exception on (GPC 0, "
+        "TPC 1, SM 0): Illegal Instruction Encoding",
+        "CUDA error: an illegal instruction was encountered",
+        "traps: chrome[2953] trap invalid opcode ip:55d2c8a sp:7ffc1 error:0 in chrome[400000+1000]",
+    ],
+)
+def test_an_instruction_of_the_gpu_or_of_another_program_is_none_of_our_cpu(
+    causes: Causes, line: str
+) -> None:
+    assert "cpu_illegal_instruction" not in causes(dmesg=line)
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [
+        (3221225501, "cpu_illegal_instruction"),
+        (3221225477, "runner_crash_bug"),
+        (3221225785, "runner_missing_library"),
+    ],
+)
+def test_windows_told_the_status_in_decimal_once(causes: Causes, status: int, cause: str) -> None:
+    assert causes(client_error=f"Error: llama runner process no longer running: {status}")[0] == cause
+
+
+def test_a_file_without_an_architecture_is_no_model_that_is_too_new(causes: Causes) -> None:
+    line = "llama_model_load: error loading model: unknown model architecture: ''"
+    assert causes(llama_server_log=line) == ["gguf_invalid_or_corrupt"]
+
+
+def test_a_library_of_the_package_that_is_missing_is_certain(says: Says) -> None:
+    (finding,) = says(
+        ollama_log="ollama_llama_server: error while loading shared libraries: libcublas.so.12: cannot open"
+    )
+    assert (finding.cause, finding.confidence) == ("runner_missing_library", 0.95)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CARD,
+        f"time=2025-10-21T15:33:57.731+05:30 level=INFO source=types.go:129 {CARD}",
+        "level=INFO source=types.go:129 "
+        + CARD.replace(" compute=", "\n  compute=").replace(" tot", "\n  tot"),
+    ],
+)
+def test_a_device_is_known_from_its_words_alone(text: str) -> None:
+    (start,) = starts(evidence_of(ollama_log=text))
+    (gpu,) = start.gpus
+    assert (gpu.library, gpu.name, gpu.compute) == ("cuda", "NVIDIA GeForce RTX 3090", "8.6")
