@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from narthex.doctor.evidence import Evidence
-from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
+from narthex.doctor.finding import Command, Finding, Remedy, RuledOut
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.memory import failures, oom_signs, remedies
 from narthex.doctor.rules.memory.failures import ABSURD, Failure, Phase
@@ -79,7 +79,7 @@ def _finding(failure: Failure) -> Finding:
     return Finding(
         cause="compute_buffer_oom",
         title="One working buffer is too large for the GPU",
-        severity=Severity.WARNING if failure.over else Severity.ERROR,
+        severity=failures.severity(failure),
         confidence=confidence,
         evidence=failure.quotes,
         why=why,

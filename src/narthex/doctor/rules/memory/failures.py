@@ -15,8 +15,9 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from narthex.doctor.evidence import Evidence, Hit
-from narthex.doctor.finding import Quote
+from narthex.doctor.finding import Quote, Severity
 from narthex.doctor.rules.memory import host_memory, oom_signs
+from narthex.doctor.rules.model.telling import is_past, loaded_later
 from narthex.doctor.signs import llama, ollama
 from narthex.doctor.story import Load, loads
 from narthex.units import GIB, MIB
@@ -89,6 +90,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     single: bool  # the driver grants no buffer of that size, however much is free
     recovered: bool  # the program tried again in another way, and that went well
     over: bool  # a later load in this log went well, and no failure came after it
+    past: bool  # and that was the same model; where it is not known, the server was started anew
     load: Load | None
 
     @property
@@ -118,6 +120,11 @@ def pending(evidence: Evidence, *phases: Phase) -> Failure | None:
     """The last failure at one of these steps that no second try mended."""
     rows = [one for one in failures(evidence) if one.phase in phases and not one.recovered]
     return next((one for one in reversed(rows) if not one.over), rows[-1] if rows else None)
+
+
+def severity(failure: Failure) -> Severity:
+    """Of a failure at load: what went well later is no trouble, what another model did later says little."""
+    return Severity.INFO if failure.past else Severity.WARNING if failure.over else Severity.ERROR
 
 
 def _is_main_memory(evidence: Evidence, group: tuple[Hit, ...]) -> bool:
@@ -171,6 +178,7 @@ def _judge(evidence: Evidence, group: tuple[Hit, ...], known: list[Load]) -> Fai
         single=bool(oom_signs.BUFFER_LIMIT.pattern.search(told)),
         recovered=_recovered(evidence, group, load),
         over=_over(evidence, group),
+        past=_over(evidence, group) and _past(evidence, group, load, phase),
         load=load,
     )
 
@@ -262,6 +270,14 @@ def _over(evidence: Evidence, group: tuple[Hit, ...]) -> bool:
     ]
     later = [hit for hit in evidence.hits(*oom_signs.FAILURES) if hit.entry.source == source]
     return bool(good) and all(hit.entry.line < good[-1].entry.line for hit in later)
+
+
+def _past(evidence: Evidence, group: tuple[Hit, ...], load: Load | None, phase: Phase) -> bool:
+    """A model that loads again after it died at work has mended nothing; one that loads now at last has."""
+    last = group[-1].entry
+    if load is not None and load.model and phase is not Phase.WORK:
+        return loaded_later(evidence, last, load.model) is not None
+    return is_past(evidence, last)
 
 
 def _size(hit: Hit) -> int | None:

@@ -12,6 +12,7 @@ from narthex.doctor.finding import Command, Finding, Quote, Remedy, RuledOut, Se
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.memory import host_memory, remedies
 from narthex.doctor.rules.memory.amounts import size_of
+from narthex.doctor.rules.model.telling import told_as_past
 from narthex.doctor.sign import Sign
 from narthex.doctor.story import loads
 from narthex.units import GIB, KIB, format_size
@@ -97,6 +98,17 @@ REMEDY = Remedy(
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
+    """What was killed; as past where the server was started anew since and works."""
+    last = max(
+        evidence.hits(KERNEL, CONSTRAINT, CONTAINER, UNIT, EXIT_137, KILLED),
+        key=lambda hit: (hit.entry.at or 0.0, hit.entry.line),
+        default=None,
+    )
+    for finding in _check(evidence):
+        yield told_as_past(evidence, last.entry, finding) if last is not None else finding
+
+
+def _check(evidence: Evidence) -> Iterator[Finding]:
     """The kernel's or systemd's own words; else the way in which the process ended."""
     kernel = [hit for hit in evidence.hits(KERNEL, CONSTRAINT) if _STACK.search(_name(hit))]
     proof = [*kernel[-1:], *evidence.hits(CONTAINER)[-1:], *_units(evidence)[-1:]]

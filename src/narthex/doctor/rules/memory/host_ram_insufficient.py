@@ -10,6 +10,7 @@ from narthex.doctor.finding import Command, Finding, Quote, Remedy, RuledOut, Se
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.memory import host_memory, remedies
 from narthex.doctor.rules.memory.amounts import size_of
+from narthex.doctor.rules.model.telling import load_of, told_as_past
 from narthex.doctor.signs import llama, ollama
 from narthex.units import MIB, format_size
 
@@ -36,13 +37,16 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     refused = evidence.last(host_memory.REFUSED) or evidence.last(host_memory.TOO_LARGE)
     bare = evidence.last(host_memory.TOO_LARGE_BARE)
     if refused is not None or bare is not None:
-        yield _refusal(evidence, refused or bare)  # type: ignore[arg-type]
+        found = _refusal(evidence, refused or bare)  # type: ignore[arg-type]
+        last = evidence.hits(host_memory.REFUSED, host_memory.TOO_LARGE_BARE)[-1].entry
+        load = load_of(evidence, last)
+        yield told_as_past(evidence, last, found, load.model if load else "")
         return
     hits = [
         hit for hit in evidence.hits(host_memory.CPU_BUFFER, host_memory.NO_MEMORY) if _counts(evidence, hit)
     ]
     if hits:
-        yield _allocation(evidence, hits)
+        yield told_as_past(evidence, hits[-1].entry, _allocation(evidence, hits))
 
 
 def _refusal(evidence: Evidence, hit: Hit) -> Finding:

@@ -111,7 +111,7 @@ def _of_failure(evidence: Evidence, failure: Failure) -> Finding | None:
         quotes = (*failure.quotes, *_starts(evidence, load))
         if failure.over:
             why = _missing(load) + " A later load in this log went well."
-            return _finding(quotes, why, 0.5, severity=Severity.WARNING, ruled_out=_NOT_LOAD)
+            return _finding(quotes, why, 0.5, severity=failures.severity(failure), ruled_out=_NOT_LOAD)
         return _finding(quotes, _missing(load), 0.75, ruled_out=_NOT_LOAD)
     if failure.phase is Phase.CONTEXT:
         why = (

@@ -9,7 +9,9 @@ from narthex.doctor.evidence import Evidence
 from narthex.doctor.finding import Command, Finding, Remedy, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.memory import remedies
+from narthex.doctor.rules.model.telling import loaded_later
 from narthex.doctor.sign import Sign
+from narthex.doctor.story import loads
 
 LATE = Sign(r"VRAM usage didn't recover within timeout", words=["recover within timeout"], first=5, last=60)
 
@@ -42,15 +44,18 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     waited = f" It waited {max(seconds):.1f} s at most." if seconds else ""
     of = f" The model held {size[1]}." if size else ""
     count = evidence.count(LATE)
+    ends = [load.end for load in loads(evidence) if load.end]
+    well = loaded_later(evidence, hits[-1].entry) is not None and set(ends) == {"ready"}
     yield Finding(
         cause="vram_not_recovered",
         title="The GPU's memory came back late after an unload",
-        severity=Severity.WARNING,
+        severity=Severity.INFO if well else Severity.WARNING,
         confidence=0.6,
         evidence=tuple(hit.quote() for hit in (hits[0], *hits[-1:])[: min(2, len(hits))]),
         why=(
             f"Ollama said so {count} time{'s' if count != 1 else ''}.{waited}{of} It goes on after that; "
             "on unified memory and with slow drivers this is common."
+            + (" All loads went well, also those after it." if well else "")
         ),
         remedy=REMEDY,
     )

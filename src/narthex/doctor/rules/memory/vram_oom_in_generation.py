@@ -38,7 +38,7 @@ def _finding(failure: Failure, count: int) -> Finding:
     return Finding(
         cause="vram_oom_in_generation",
         title="The GPU's memory ran out while the model was working",
-        severity=Severity.ERROR,
+        severity=Severity.INFO if failure.past else Severity.ERROR,
         confidence=0.9 if failure.sure else 0.6,
         evidence=failure.quotes,
         why=why[0].upper() + why[1:],

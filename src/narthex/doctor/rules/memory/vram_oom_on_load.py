@@ -56,7 +56,7 @@ def _finding(evidence: Evidence, failure: Failure) -> Finding:
     return Finding(
         cause="vram_oom_on_load",
         title="The model does not fit on the GPU",
-        severity=Severity.WARNING if failure.over else Severity.ERROR,
+        severity=failures.severity(failure),
         confidence=confidence,
         evidence=failure.quotes,
         why=why,

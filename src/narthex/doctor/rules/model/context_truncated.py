@@ -10,7 +10,7 @@ from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.model.embedding_failure import FAILED, PATHS
-from narthex.doctor.rules.model.telling import count_in_log, is_later, quotes, times
+from narthex.doctor.rules.model.telling import count_in_log, is_later, quotes, times, told_as_past
 from narthex.doctor.sign import Sign
 from narthex.doctor.story import loads, requests
 
@@ -61,7 +61,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     longest = max((hit for hit in hits if _tokens(hit)), key=_tokens, default=hits[0])
     limit, prompt = _limit(longest), _tokens(longest)
     little = bool(limit and prompt and prompt < limit * _SMALL and len(hits) <= 2)
-    yield Finding(
+    found = Finding(
         cause="context_truncated",
         title="The prompt is cut to the context, and nobody is told"
         if cut
@@ -81,6 +81,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         remedy=_here(evidence, _remedy(prompt, ceiling)),
         about=f"{prompt} tokens into {limit}" if prompt and limit else "",
     )
+    yield told_as_past(evidence, hits[-1].entry, found)
 
 
 def _by_count(evidence: Evidence) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.model import rivals
-from narthex.doctor.rules.model.telling import UPDATE, is_event, quotes, version
+from narthex.doctor.rules.model.telling import UPDATE, is_event, quotes, told_as_past, version
 from narthex.doctor.sign import Sign
 
 ASSERTION = Sign(
@@ -87,7 +87,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         if not hits:
             continue
         event = is_event(evidence, hits[-1].entry, len(hits))
-        yield Finding(
+        found = Finding(
             cause="runner_crash_bug",
             title="The runner died of a fault in its own program"
             if confidence > 0.5
@@ -99,6 +99,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             ruled_out=_ruled_out(evidence),
             remedy=REMEDY,
         )
+        yield told_as_past(evidence, hits[-1].entry, found)
         return
 
 

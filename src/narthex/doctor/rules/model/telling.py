@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from narthex.doctor.evidence import Entry, Evidence, Hit
-from narthex.doctor.finding import Command, Quote
+from narthex.doctor.finding import Command, Finding, Quote, Severity
 from narthex.doctor.story import Load, Request, loads, requests, starts
 
 NEAR_LINES = 400  # a Go program that dies prints all its goroutines
@@ -84,6 +86,29 @@ def good_later(evidence: Evidence, entry: Entry, paths: Sequence[str] = ()) -> l
 def is_event(evidence: Evidence, entry: Entry, times: int, paths: Sequence[str] = ()) -> bool:
     """Whether it happened once, and much went well since."""
     return times == 1 and len(good_later(evidence, entry, paths)) >= MANY_GOOD
+
+
+def is_past(evidence: Evidence, entry: Entry) -> bool:
+    """Whether the server was started anew after that line, and a model was loaded and answered since."""
+    since = next((start.entry for start in starts(evidence) if is_later(start.entry, entry)), None)
+    if since is None or not good_later(evidence, since):
+        return False
+    ended = [load.end for load in loads(evidence) if load.end and is_later(load.last, since)]
+    return ended[-1:] == ["ready"]
+
+
+def told_as_past(evidence: Evidence, entry: Entry, finding: Finding, model: str = "") -> Finding:
+    """The finding, whose last line is ``entry``; as harmless where that model was loaded well later, or, of
+    no model in particular, where :func:`is_past`."""
+    if not (loaded_later(evidence, entry, model) if model else is_past(evidence, entry)):
+        return finding
+    since = "the same model was loaded well" if model else "the server was started anew, and a model answered"
+    return msgspec.structs.replace(
+        finding,
+        severity=Severity.INFO,
+        confidence=min(finding.confidence, 0.5),
+        why=f"{finding.why} That is past: later {since}.",
+    )
 
 
 def load_of(evidence: Evidence, entry: Entry) -> Load | None:
