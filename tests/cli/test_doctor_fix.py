@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -67,13 +68,19 @@ def at_a_terminal(folder: Path, answers: str, *words: str) -> Ended:
         env={**os.environ, "TERM": "xterm", "OLLAMA_HOST": "http://127.0.0.1:9"},
     )
     os.close(slave)
-    screen, left = b"", list(answers)
-    while piece := _read(master):
+    screen, left, interrupted = b"", list(answers), False
+    while True:
+        if interrupted and not select.select([master], [], [], 2)[0]:
+            process.send_signal(signal.SIGINT)  # the first came just before the question was being read
+            continue
+        if not (piece := _read(master)):
+            break
         screen += piece
         while left and screen.count(b"[y/N]") > len(answers) - len(left):
             answer = left.pop(0)
             if answer == "c":
                 process.send_signal(signal.SIGINT)
+                interrupted = True
             else:
                 os.write(master, f"{answer.strip('.')}\n".encode())
     os.close(master)
