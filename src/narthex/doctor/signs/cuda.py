@@ -15,7 +15,7 @@ INIT_CODE = Sign(
     r"|\bcuInit(?:\( ?0? ?\))?\D{0,30}?"
     r"|failed to get device context|\bCUDA error|cudaGetDeviceCount\(\).{0,240}? Error"
     r"|cudaGetDeviceCount\S* (?:returned|failed)\D{0,20}?|CUDA_ERROR\()"
-    r" ?(?P<code>\d{1,3})\b",
+    r" ?(?P<code>\d{1,3})(?!\.?\d)",
     words=[
         "init failure",
         "cuinit",
@@ -35,14 +35,14 @@ UNKNOWN = Sign(
 UNKNOWN_WHILE_WORKING = Sign(r"CUDA error: unknown error")
 NOT_INITIALISED = Sign(r"failed to initialize CUDA: (?:initialization error|OS call failed)")
 NO_DEVICE = Sign(
-    r"no nvidia devices detected by library|no (?:CUDA|ROCm)-capable device is detected"
+    r"no nvidia devices detected|no (?:CUDA|ROCm)-capable device is detected"
     r"|No CUDA GPUs are available|No HIP GPUs are available"
     r"|Could not initialize Tensile host: No devices found"
     r"|ggml_init_cublas: no CUDA devices found|ggml_cuda_init: found 0 (?:CUDA|ROCm) devices"
     r"|torch\.cuda\.is_available\(\)\W+False\b"
 )
 NO_DEVICES_FOUND = Sign(r"\bNo devices were found", words=["devices were found"])
-BUSY = Sign(r"all CUDA-capable devices are busy or unavailable")
+BUSY = Sign(r"CUDA-capable device(?:s|\(s\))? (?:are|is/are) busy or unavailable")
 NOT_READY = Sign(
     r"failed to initialize CUDA: system not yet initialized|Error 802: system not yet initialized"
 )
@@ -59,7 +59,7 @@ MISMATCH = Sign(
 LIBRARY_VERSION = Sign(r"NVML library version ?: ?(?P<library>\d{3}\.[\d.]*\d)")
 NVML_UNKNOWN = Sign(r"Failed to initialize NVML: Unknown Error")
 NO_DRIVER = Sign(
-    r"couldn't communicate with the NVIDIA driver|Failed to initialize NVML: Driver Not Loaded"
+    r"couldn\W{0,3}t communicate with the NVIDIA driver|Failed to initialize NVML: Driver Not Loaded"
     r"|nvml error: driver not loaded|NVIDIA driver is not loaded|NVML_ERROR_DRIVER_NOT_LOADED"
 )
 TORCH_NO_DRIVER = Sign(r"Found no NVIDIA driver on your system")

@@ -10,7 +10,7 @@ _FIRST, _LAST = 200, 1200
 # -- starts
 CONFIG = Sign(r'msg="server config" env="?(?P<env>.*)', words=["server config"])
 LISTENING = Sign(r"Listening on (?P<address>\S+):(?P<port>\d+) \(version (?P<version>[^)\s]+)\)")
-COMPUTE = Sign(r'msg="inference compute" (?P<rest>.*)')
+COMPUTE = Sign(r'(?:msg="|^)inference compute"? (?P<rest>(?:id|library)=.*)')
 NO_GPU_FOUND = Sign(
     r"no compatible GPUs were discovered|no GPU detected|no nvidia devices detected by library"
 )

@@ -268,3 +268,15 @@ def test_an_earlier_start_with_the_gpu_makes_a_suspicion(says: Says) -> None:
     ]
     assert found
     assert found[0].confidence < 0.5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "docker: Error response from daemon: could not select device driver with capabilities: [[gpu]].",
+        "nvidia-container-cli.real: container error: cgroup subsystem devices not found",
+    ],
+    ids=["without its quotes", "Ubuntu's name of the program"],
+)
+def test_other_spellings_of_the_engines_refusal(says: Says, text: str) -> None:
+    assert says(client_error=text)[0].cause == "container_toolkit_or_driver_missing"

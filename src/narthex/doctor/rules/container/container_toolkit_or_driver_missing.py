@@ -12,7 +12,7 @@ from narthex.doctor.rules.container import inside
 from narthex.doctor.sign import Sign
 
 NO_DRIVER = Sign(
-    r"could not select device driver \"?(?P<driver>[^\"]*)\"? with capabilities: ?\[\[?(?P<what>[^\]]*)"
+    r"could not select device driver(?: \"?(?P<driver>[^\"]*?)\"?)? with capabilities: ?\[\[?(?P<what>[^\]]*)"
 )
 NO_RUNTIME = Sign(
     r"unknown or invalid runtime name: nvidia|unknown runtime specified nvidia"
@@ -20,7 +20,7 @@ NO_RUNTIME = Sign(
     r"|\"?nvidia-container-runtime(?:-hook)?\"?: (?:executable file not found|no such file)",
     words=["invalid runtime name", "unknown runtime specified", "nvidia-container-runtime", "not registered"],
 )
-CLI = Sign(r"nvidia-container-cli: (?P<what>.*)", words=["nvidia-container-cli: "])
+CLI = Sign(r"nvidia-container-cli(?:\.real)?: (?P<what>.*)", words=["nvidia-container-cli"])
 LIBRARY = Sign(
     r"load library failed: (?P<library>libnvidia-ml\.so\S*?|libcuda\.so\S*?):", words=["load library failed"]
 )

@@ -21,6 +21,11 @@ TORCH = Sign(
     r"(?:with )?CUDA capability (?P<cc>sm_\d+) is not compatible with the current PyTorch installation"
     r"|PyTorch no longer supports this GPU because it is too old"
 )
+# PyTorch's older and newer warning; the range stands in the next lines.
+TORCH_RANGE = Sign(r"Found GPU\d+ (?P<device>.+?) which is of cuda capability (?P<cc>\d+\.\d+)")
+_RANGE = re.compile(
+    r"\((\d+)\.(\d+)\) - \((\d+)\.(\d+)\)|capability supported by this library is (\d+)\.(\d+)"
+)
 
 REMEDY = Remedy(
     text="Use a build that was made for this card: another release, another of the libraries that "
@@ -71,6 +76,9 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         }.values()
     )
     left_out = where.standing(evidence, evidence.hits(SKIPPED, TOO_OLD_CARD, TORCH))
+    left_out += [
+        hit for hit in where.standing(evidence, evidence.hits(TORCH_RANGE)) if _outside(evidence, hit)
+    ]
     hits = [*failed, *left_out]
     if not hits:
         return
@@ -90,6 +98,18 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             RuledOut(cause="vram_oom_on_load", why="The error is not about memory."),
         ),
     )
+
+
+def _outside(evidence: Evidence, hit: Hit) -> bool:
+    """Whether the card's generation is below the first that PyTorch serves, or above the last: code for 12.0
+    runs on 12.1."""
+    near = " ".join(entry.plain for entry in evidence.around(hit.entry, 0, 4))
+    found = _RANGE.search(near)
+    if found is None:
+        return "no longer supports this GPU" in near
+    has = tuple(map(int, hit["cc"].split(".")))
+    least = (int(found[1] or found[5]), int(found[2] or found[6]))
+    return has < least or (found[3] is not None and has[0] > int(found[3]))
 
 
 def _card(hits: list[Hit]) -> str:
@@ -143,7 +163,7 @@ RULE = Rule(
         LookAlike(cause="runner_crash_bug", how="The runner dies with another error."),
     ),
     check=check,
-    signs=(SKIPPED, TOO_OLD_CARD, TORCH, *where.SIGNS),
+    signs=(SKIPPED, TOO_OLD_CARD, TORCH, TORCH_RANGE, *where.SIGNS),
     explains=("runner_crash_bug", "gpu_not_visible", "client_timeout_aborts_load", "embedding_failure"),
     overrules=("gpu_not_visible",),
 )

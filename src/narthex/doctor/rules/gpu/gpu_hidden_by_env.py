@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from narthex.doctor.evidence import Evidence, Hit
@@ -22,7 +23,7 @@ VARIABLES = (
     "NVIDIA_VISIBLE_DEVICES",
 )
 _NAME = r"(?P<name>(?:CUDA|ROCR|HIP|GGML_VK|NVIDIA)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL)"
-OVERRODE = Sign(rf'user overrode visible devices"? {_NAME}="?(?P<value>[^"\s]*)')
+OVERRODE = Sign(rf'user overrode visible devices"?(?: {_NAME}="?(?P<value>[^"\s]*))?')
 CONFIGURED = Sign(
     r'\bserver config"? env=.*?\b(?P<name>(?:CUDA|ROCR|HIP|GGML_VK)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL)'
     r":(?P<value>[^ \]\"]+)",
@@ -33,6 +34,9 @@ SET = Sign(
     words=["visible_devices", "device_ordinal"],
     kinds=("commands", "client_error"),
 )
+TWICE = Sign(r"\bROCR_VISIBLE_DEVICES[=:][^\s\]\"]", words=["rocr_visible_devices"], first=10, last=10)
+_GIVEN = re.compile(r"\b(\w+_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL)[=:]([^\s\]\",;]*(?:,\d+)*)")
+_ALONE = re.compile(rf"{_NAME}=\"?(?P<value>[^\"\s]*)", re.IGNORECASE)
 FILTERED = Sign(r"filtering out device per user request")
 NOTHING = ("-1", "", "none", "void", "no", "''", '""')
 
@@ -70,8 +74,8 @@ def _remedy(name: str) -> Remedy:
 
 def check(evidence: Evidence) -> Iterator[Finding]:
     """The variable is set, and the start that saw it computes on the CPU."""
-    found = _by_log(evidence) or _by_readings(evidence)
-    if found is None:
+    found = _filtered_twice(evidence) or _by_log(evidence) or _by_readings(evidence)
+    if found is None or where.cpu_is_meant(evidence):
         return
     name, value, quotes = found
     hides = value.strip("'\"").lower() in NOTHING
@@ -107,8 +111,8 @@ def _confidence(evidence: Evidence, name: str, hides: bool) -> float:
 
 def _by_log(evidence: Evidence) -> tuple[str, str, list[Quote]] | None:
     """The last of the lines that tell of it, where the CPU follows."""
-    hits = evidence.hits(OVERRODE, CONFIGURED) or _typed(evidence)
-    worst = [hit for hit in hits if where.gpu_after(evidence, hit.entry) is None]
+    hits = [_named(evidence, hit) for hit in evidence.hits(OVERRODE, CONFIGURED)] or _typed(evidence)
+    worst = [hit for hit in hits if hit["name"] and where.gpu_after(evidence, hit.entry) is None]
     for hit in sorted(worst, key=lambda hit: hit["value"].lower() not in NOTHING):
         cpu = where.on_cpu(evidence, hit.entry)
         none = evidence.first(cuda.NO_DEVICE, FILTERED)
@@ -116,6 +120,30 @@ def _by_log(evidence: Evidence) -> tuple[str, str, list[Quote]] | None:
             continue
         line = cpu.quote() if cpu is not None else none.quote() if none is not None else hit.quote()
         return hit["name"], hit["value"], [hit.quote(), line]
+    return None
+
+
+def _named(evidence: Evidence, hit: Hit) -> Hit:
+    """The line with the variable: the next one where the line was broken before its name."""
+    if hit["name"]:
+        return hit
+    for entry in evidence.around(hit.entry, 0, 2)[1:]:
+        if found := _ALONE.match(entry.plain):
+            return Hit(entry=entry, match=found)
+    return hit
+
+
+def _filtered_twice(evidence: Evidence) -> tuple[str, str, list[Quote]] | None:
+    """ROCm first takes the cards of ROCR_VISIBLE_DEVICES, then counts anew for the second variable: a number
+    that fits the machine then names no card."""
+    none = [hit for hit in evidence.hits(cuda.NO_DEVICE) if "rocm" in hit.entry.plain.lower()]
+    for hit in evidence.hits(TWICE) if none else ():
+        given = dict(_GIVEN.findall(hit.entry.plain))
+        left = len(given.get("ROCR_VISIBLE_DEVICES", "").split(","))
+        for name in ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"):
+            first = given.get(name, "").split(",")[0]
+            if given.get("ROCR_VISIBLE_DEVICES") and first.isdigit() and int(first) >= left:
+                return name, given[name], [hit.quote(), none[-1].quote()]
     return None
 
 
@@ -161,7 +189,7 @@ RULE = Rule(
         ),
     ),
     check=check,
-    signs=(OVERRODE, CONFIGURED, SET, FILTERED, *where.SIGNS),
+    signs=(OVERRODE, CONFIGURED, SET, TWICE, FILTERED, *where.SIGNS),
     readings=("ollama.env",),
     explains=("gpu_not_visible", "gpu_discovery_timeout", "container_started_without_gpu"),
     overrules=("gpu_not_visible",),

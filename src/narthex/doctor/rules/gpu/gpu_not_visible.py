@@ -79,6 +79,8 @@ def _none_found(evidence: Evidence) -> list[Hit]:
     said = evidence.hits(cuda.NO_DEVICE, cuda.NO_DEVICES_FOUND, cuda.NOT_READY, kernel.INIT_FAILED, cuda.BUSY)
     coded = cuda.with_code(evidence, 46, 100, 802)
     found = list({hit.entry.place: hit for hit in (*said, *coded)}.values())
+    if where.cpu_is_meant(evidence):
+        found = [hit for hit in found if hit.match.re is not cuda.NO_DEVICE.pattern]
     if where.any_gpu(evidence, "cuda", "rocm", "metal"):  # another maker's probe finds nothing, rightly
         found = [hit for hit in found if "rocm" not in hit.entry.plain.lower()]
     return found

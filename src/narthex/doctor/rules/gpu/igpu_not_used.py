@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
-from narthex.doctor.evidence import Evidence
+from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
-from narthex.doctor.rules.gpu import steps, where
+from narthex.doctor.rules.gpu import cards, steps, where
 from narthex.doctor.sign import Sign
+from narthex.doctor.signs import cuda
 
 DROPPED = Sign(
     r"dropping integrated GPU(?:.*?description=\"(?P<name>[^\"]*)\")?"
@@ -17,7 +19,16 @@ DROPPED = Sign(
     words=["integrated gpu", "igpu detected", "igpu found"],
 )
 
+OTHER = Sign(  # a card besides it, before any line says what is used
+    r"found [1-9]\d* (?:CUDA|ROCm|HIP) devices|using device (?:CUDA|ROCm|HIP|Vulkan|SYCL)\d"
+    r"|amdgpu is supported"
+    r"|\blibrary=\"?(?:CUDA|ROCm|HIP)\b|\b(?:CUDA|ROCm)\d (?:model |KV |compute )?buffer size",
+    words=["devices", "using device", "amdgpu is supported", "library=", "buffer size"],
+    first=10,
+    last=10,
+)
 REFUSED = Sign(r"amdgpu is not supported", words=["amdgpu is not supported"])  # a card besides it
+_DESCRIPTION = re.compile(r"description=\"([^\"]*)\"")
 
 REMEDY = Remedy(
     text="If the integrated GPU is to be used, allow it. It shares the machine's memory, so answers "
@@ -47,25 +58,41 @@ REMEDY = Remedy(
 def check(evidence: Evidence) -> Iterator[Finding]:
     """It is dropped, and the CPU is all that is left. Beside a discrete card in use that is right."""
     hits = where.standing(evidence, evidence.hits(DROPPED))
-    if not hits or (cpu := where.on_cpu(evidence, hits[0].entry)) is None:
+    hits = [hit for hit in hits if not cards.is_discrete(name_of(evidence, hit))]
+    if not hits or where.gpu_before(evidence, hits[-1].entry) is not None or evidence.has(REFUSED):
         return
-    if where.gpu_before(evidence, hits[-1].entry) is not None or evidence.has(REFUSED):
+    cpu = where.on_cpu(evidence, hits[0].entry)
+    if cpu is None and (where.any_gpu(evidence) or evidence.has(OTHER, cuda.SMI_WORKS)):
         return
-    name = next((hit["name"] for hit in hits if hit["name"]), "")
+    name = next((found for hit in hits if (found := name_of(evidence, hit))), "")
+    told = f"Ollama dropped the integrated GPU{f' ({name})' if name else ''}"
     yield Finding(
         cause="igpu_not_used",
         title="The only GPU is an integrated one, and Ollama does not use it",
         severity=Severity.WARNING,
-        confidence=0.9,
-        evidence=(*(hit.quote() for hit in hits[:2]), cpu.quote()),
-        why=f"Ollama dropped the integrated GPU{f' ({name})' if name else ''} and found no other: it "
-        f"computes on the CPU.",
+        confidence=0.9 if cpu is not None else 0.55,
+        evidence=(*(hit.quote() for hit in hits[:2]), *((cpu.quote(),) if cpu is not None else ())),
+        why=f"{told} and found no other: it computes on the CPU."
+        if cpu is not None
+        else f"{told}, and no other GPU is named here; the line that tells what it uses is not at hand.",
         remedy=REMEDY,
         ruled_out=(
             RuledOut(cause="gpu_not_visible", why="A GPU was found; it was left out on purpose."),
             RuledOut(cause="gpu_hidden_by_env", why="No variable of visible devices is named as the reason."),
         ),
     )
+
+
+def name_of(evidence: Evidence, hit: Hit) -> str:
+    """What the dropped GPU is called: in the line, or in the next ones where it was broken; "" unknown."""
+    if hit["name"]:
+        return hit["name"]
+    for entry in evidence.around(hit.entry, 0, 5)[1:]:
+        if "msg=" in entry.plain or DROPPED.pattern.search(entry.plain):
+            break
+        if found := _DESCRIPTION.search(entry.plain):
+            return found[1]
+    return ""
 
 
 RULE = Rule(
@@ -85,7 +112,7 @@ RULE = Rule(
         ),
     ),
     check=check,
-    signs=(DROPPED, REFUSED, *where.SIGNS),
+    signs=(DROPPED, OTHER, REFUSED, *where.SIGNS),
     explains=(
         "container_started_without_gpu",
         "gpu_not_visible",

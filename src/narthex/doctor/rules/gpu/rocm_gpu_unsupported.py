@@ -30,7 +30,7 @@ REFUSED = Sign(
 )
 TENSILE = Sign(
     r"rocBLAS error: Cannot read \S*TensileLibrary|TensileLibrary\S*: ?(?:Illegal seek|No such file)"
-    r"|Could not load \S*TensileLibrary|Could not initialize Tensile host"
+    r"|Could not load \S*TensileLibrary|Could not initialize Tensile host(?!: No devices)"
 )
 CRASHED = Sign(
     r"failure during (?:llama-server )?GPU discovery\b.*runner crashed|error=\"?(?:llama )?runner crashed"

@@ -87,7 +87,7 @@ def remedy_for(evidence: Evidence, code: int = 999) -> Remedy:
 def check(evidence: Evidence) -> Iterator[Finding]:
     """The module's state itself, or the code by which CUDA tells that it can't start."""
     live = _live(evidence)
-    hits = where.standing(evidence, [hit for hit in _hits(evidence) if not where.is_windows(hit)])
+    hits = where.standing(evidence, [hit for hit in _hits(evidence) if not where.on_windows(evidence, hit)])
     if not live and not hits:
         return
     if not live and evidence.has(cuda.MISMATCH, cuda.NO_DRIVER):

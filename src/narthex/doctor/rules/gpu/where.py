@@ -15,12 +15,14 @@ from narthex.doctor.story import starts
 
 CPU_TOLD = Sign(
     r"no compatible GPUs were discovered|\bno GPU detected|no GPU, using CPU|falling back to CPU\b"
-    r"|\b100% CPU\b|(?:reported|using|detected) a CPU-only backend|total[_ ]vram\"?=\"?0 B\b",
+    r"|\bid=cpu library=cpu\b|\b100% CPU\b"
+    r"|(?:reported|using|detected) a CPU-only backend|total[_ ]vram\"?=\"?0 B\b",
     words=[
         "no compatible gpus",
         "no gpu detected",
         "no gpu, using",
         "back to cpu",
+        "id=cpu",
         "100% cpu",
         "cpu-only backend",
         "total_vram",
@@ -29,11 +31,40 @@ CPU_TOLD = Sign(
 )
 GPU_TOLD = Sign(
     r"\b\d+% GPU\b|\bNvidia GPU detected|Device: cuda:\d|offloaded [1-9]\d*/\d+ layers to GPU"
-    r"|total[_ ]vram\"?=\"?(?!0 B)\d",
-    words=["% gpu", "nvidia gpu detected", "device: cuda", "layers to gpu", "total_vram", "total vram"],
+    r"|total[_ ]vram\"?=\"?(?!0 B)\d"
+    r"|\blibrary=\"?(?:cuda|rocm|vulkan|metal|oneapi)\b.*\btotal=\"[^\"]+\" available=",
+    words=[
+        "% gpu",
+        "nvidia gpu detected",
+        "device: cuda",
+        "layers to gpu",
+        "total_vram",
+        "total vram",
+        "library=",
+    ],
+)
+LAYERS = Sign(  # how many layers llama.cpp is told to put on a GPU
+    r"(?:^|[ \"'])(?:-ngl|--n-gpu-layers|--gpu-layers)[ =,\"']+(?P<typed>[\d,]+)"
+    r"|LLAMA_ARG_N_GPU_LAYERS[=:] ?\"?(?P<given>\d+)|^\| model \|.*\| ngl \|",
+    words=["-ngl", "gpu-layers", "n_gpu_layers", "| ngl |"],
+    first=10,
+    last=10,
+)
+WINDOWS = Sign(
+    r"\*\* Platform: Windows|--windows-standalone-build|\\(?:Users|AppData|python_embeded|site-packages)\\",
+    words=[
+        "platform: windows",
+        "windows-standalone",
+        "\\users\\",
+        "\\appdata\\",
+        "python_embeded",
+        "site-packages",
+    ],
+    first=5,
+    last=5,
 )
 _LIBRARY = re.compile(r"\blibrary=\"?(\w+)")
-SIGNS = (CPU_TOLD, GPU_TOLD)
+SIGNS = (CPU_TOLD, GPU_TOLD, LAYERS, WINDOWS)
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -122,3 +153,28 @@ def nvidia_traces(evidence: Evidence) -> Iterator[Hit]:
 def is_windows(hit: Hit) -> bool:
     """Whether a library on Windows or in WSL speaks: there is no nvidia_uvm."""
     return any(word in hit.entry.plain.lower() for word in ("nvcuda.dll", "cudart64", "/wsl/", ":\\"))
+
+
+def on_windows(evidence: Evidence, hit: Hit) -> bool:
+    """The same, or another line of its text tells that it is of Windows."""
+    return is_windows(hit) or any(one.entry.source == hit.entry.source for one in evidence.hits(WINDOWS))
+
+
+def cpu_is_meant(evidence: Evidence) -> bool:
+    """Whether llama.cpp was started with no layers for a GPU, and nobody else computes here. Ollama starts
+    its runners so where it found none: that is no wish."""
+    if on_cpu(evidence) is not None:
+        return False
+    asked = set[str]().union(*(_layers(evidence, hit) for hit in evidence.hits(LAYERS)))
+    return asked == {"0"}
+
+
+def _layers(evidence: Evidence, hit: Hit) -> set[str]:
+    """The numbers of layers that a command, a setting or a table of llama-bench names."""
+    if "msg=" in hit.entry.plain:
+        return set()
+    if found := hit["typed"] or hit["given"]:
+        return set(found.strip(",").split(","))
+    column = hit.entry.plain.split("|").index(" ngl ")
+    rows = [entry.plain.split("|") for entry in evidence.around(hit.entry, 0, 40)[1:]]
+    return {row[column].strip() for row in rows if len(row) > column and row[column].strip().isdigit()}

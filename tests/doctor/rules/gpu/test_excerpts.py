@@ -1,0 +1,158 @@
+"""Excerpts: lines that were cut, broken or glued, and lines that only resemble a fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from narthex.doctor.finding import Finding, Severity
+
+Says = Callable[..., list[Finding]]
+
+DROPPED = "dropping integrated GPU; to enable, set OLLAMA_IGPU_ENABLE=1"
+NO_CUDA = "ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected\n"
+BENCH = (
+    "| model | size | params | backend | ngl | test | t/s |\n"
+    "| --- | ---: | ---: | --- | --: | ---: | ---: |\n"
+    "| llama 7B Q4_0 | 3.56 GiB | 6.74 B | CUDA | {} | pp512 | 61.70 ± 0.42 |\n"
+    "| llama 7B Q4_0 | 3.56 GiB | 6.74 B | CUDA | {} | tg128 | 14.22 ± 0.05 |\n"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'level=WARN source=runner.go:485\n  msg="user overrode visible devices" GGML_VK_VISIBLE_DEVICES=1\n'
+        'msg="inference compute"\n    id=cpu library=cpu compute=""\n',
+        'msg="user overrode visible devices" CUDA_VISIBLE_DEVICES=3\nid=cpu library=cpu compute=""\n',
+        "user overrode visible devices HIP_VISIBLE_DEVICES=1\ninference compute\n    id=cpu library=cpu\n",
+        'ollama-1  | level=WARN msg="user overrode visible devices"\nollama-1  |     ROCR_VISIBLE_DEVICES=2\n'
+        'ollama-1  | level=INFO msg="inference compute"\nollama-1  |     id=cpu library=cpu\n',
+    ],
+    ids=["a line each", "no message before the fields", "no keys", "under Compose"],
+)
+def test_a_hidden_gpu_is_seen_in_broken_lines(gpu_says: Says, text: str) -> None:
+    assert gpu_says(ollama_log=text)[0].cause == "gpu_hidden_by_env"
+
+
+def test_an_override_that_works_is_no_fault_in_broken_lines(gpu_says: Says) -> None:
+    text = 'level=WARN msg="user overrode visible devices" CUDA_VISIBLE_DEVICES=0\nmsg="inference compute"\n'
+    used = '    id=GPU-1 library=CUDA compute=8.9 name=CUDA0 total="12.0 GiB" available="11.2 GiB"\n'
+    assert gpu_says(ollama_log=text + used) == []
+
+
+def test_rocm_that_filters_cards_twice_names_the_second_variable(gpu_says: Says) -> None:
+    env = (
+        'msg=subprocess environment="[PATH=/bin HIP_VISIBLE_DEVICES={} ROCR_VISIBLE_DEVICES=GPU-7685bd29]"\n'
+    )
+    none = "ggml_cuda_init: failed to initialize ROCm: no ROCm-capable device is detected\n"
+    found = gpu_says(ollama_log=env.format(1) + none)[0]
+    assert found.cause == "gpu_hidden_by_env"
+    assert "HIP_VISIBLE_DEVICES" in found.title
+    assert gpu_says(ollama_log=env.format(0) + none)[0].cause == "gpu_not_visible"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'msg="{DROPPED}"\n    id=0 library=Vulkan description="Intel(R) Arc(TM) 140V GPU (16GB)"\n',
+        f'{DROPPED}\nid=0 library=Vulkan compute=0.0\nname=Vulkan0\ndescription="Intel(R) Iris(R) Xe"\n',
+    ],
+    ids=["fields on the next line", "a field a line"],
+)
+def test_a_dropped_integrated_gpu_alone_is_said_with_modest_confidence(gpu_says: Says, text: str) -> None:
+    found = gpu_says(ollama_log=text)[0]
+    assert found.cause == "igpu_not_used"
+    assert found.confidence < 0.6
+    assert "Intel(R)" in found.why
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        'inference compute\n    id=GPU-a library=CUDA name=CUDA0 description="NVIDIA GeForce RTX 4090"\n',
+        "load_tensors: offloaded 33/33 layers to GPU\n",
+        "llama_model_load_from_file_impl: using device Vulkan0 (AMD Radeon RX 7900 XTX) - 24000 MiB free\n",
+    ],
+)
+def test_an_integrated_gpu_dropped_beside_one_in_use_is_no_fault(gpu_says: Says, beside: str) -> None:
+    text = f'msg="{DROPPED}"\n    id=0 library=Vulkan description="Intel(R) UHD Graphics 770"\n'
+    assert gpu_says(ollama_log=text + beside) == []
+
+
+def test_a_card_taken_for_integrated_is_a_wrong_choice(gpu_says: Says) -> None:
+    dropped = f'level=INFO msg="{DROPPED}" id=1 library=Vulkan description="NVIDIA GeForce RTX 4070"\n'
+    small = 'level=INFO msg="inference compute" id=0 library=Vulkan description="Intel(R) UHD Graphics"\n'
+    found = gpu_says(ollama_log=dropped + small)
+    assert [row.cause for row in found] == ["wrong_gpu_selected"]
+    assert "RTX 4070" in found[0].why
+    cuda = 'level=INFO msg="inference compute" id=GPU-a library=CUDA description="NVIDIA GeForce RTX 4070"\n'
+    assert gpu_says(ollama_log=dropped + cuda) == []  # only its double under Vulkan was dropped
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"commands": "$ llama-bench -m m.gguf -ngl 0\n" + NO_CUDA},
+        {"commands": NO_CUDA + BENCH.format(0, 0)},
+        {"commands": "docker run -e LLAMA_ARG_N_GPU_LAYERS=0 llama.cpp:server\n", "docker_log": NO_CUDA},
+        {
+            "commands": "$ CUDA_VISIBLE_DEVICES=-1 llama-server -m m.gguf --n-gpu-layers 0\n",
+            "llama_server_log": NO_CUDA,
+        },
+    ],
+    ids=["typed", "llama-bench's table", "in the environment", "hidden besides"],
+)
+def test_a_run_that_wants_the_cpu_misses_no_gpu(gpu_says: Says, texts: dict[str, str]) -> None:
+    assert gpu_says(**texts) == []
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"commands": "$ llama-cli -m m.gguf -ngl 99\n" + NO_CUDA},
+        {"commands": "$ llama-bench -m m.gguf -ngl 0,99\n" + NO_CUDA + BENCH.format(0, 99)},
+        {"ollama_log": 'msg="starting runner" cmd="ollama runner --model /m --n-gpu-layers 0"\n' + NO_CUDA},
+    ],
+    ids=["layers asked for", "some with layers", "Ollama's own start"],
+)
+def test_layers_that_are_asked_for_or_ollamas_own_zero_are_no_wish(
+    gpu_says: Says, texts: dict[str, str]
+) -> None:
+    assert gpu_says(**texts)[0].cause == "gpu_not_visible"
+
+
+def test_a_code_glued_to_the_next_line_is_read(gpu_says: Says) -> None:
+    text = 'cuda driver library failed to get device context {}time=2025-01-29T03:21:43Z level=WARN msg="x"\n'
+    assert gpu_says(ollama_log=text.format(999))[0].cause == "uvm_module_broken"
+    assert gpu_says(ollama_log=text.format(46))[0].cause == "gpu_not_visible"
+
+
+def test_windows_has_no_nvidia_uvm(gpu_says: Says) -> None:
+    error = "RuntimeError: CUDA unknown error - this may be due to an incorrectly set up environment\n"
+    assert gpu_says(comfyui_log=error)[0].cause == "uvm_module_broken"
+    assert gpu_says(comfyui_log="** Platform: Windows\n" + error) == []
+
+
+@pytest.mark.parametrize(
+    ("card", "cc", "out"), [("Quadro M2000M", "5.0", True), ("NVIDIA GB10", "12.1", False)]
+)
+def test_pytorchs_range_of_generations_decides(gpu_says: Says, card: str, cc: str, out: bool) -> None:
+    text = (
+        f"    Found GPU0 {card} which is of cuda capability {cc}.\n"
+        "    Minimum and Maximum cuda capability supported by this version of PyTorch is\n (6.1) - (12.0)\n"
+    )
+    found = gpu_says(comfyui_log=text)
+    assert [row.cause for row in found] == (["gpu_arch_not_in_build"] if out else [])
+
+
+def test_a_rocm_that_finds_no_device_is_not_called_unsupported(gpu_says: Says) -> None:
+    found = gpu_says(ollama_log="rocBLAS error: Could not initialize Tensile host: No devices found\n")
+    assert [row.cause for row in found] == ["gpu_not_visible"]
+
+
+def test_a_typographic_apostrophe_changes_nothing(gpu_says: Says) -> None:
+    said = "NVIDIA-SMI has failed because it couldn‘t communicate with the NVIDIA driver.\n"
+    found = gpu_says(client_error=said)[0]
+    assert (found.cause, found.severity) == ("driver_not_loaded", Severity.CRITICAL)
