@@ -231,7 +231,7 @@ def _load_of(group: tuple[Hit, ...], known: list[Load]) -> Load | None:
     """The load under way or last done in that source when it happened."""
     source, line = group[-1].entry.place
     before = [load for load in known if load.source == source and load.entry.line <= line + 2]
-    if len(before) > 1 and before[-1].entry.line > line and before[-2].end == "failed":
+    if len(before) > 1 and before[-1].entry.line > line and before[-1].command is not None:
         return before[-2]  # the next try begins right after it
     return before[-1] if before else None
 
