@@ -6,6 +6,7 @@ import io
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from narthex.doctor.finding import (
@@ -64,7 +65,10 @@ def shown(what: Diagnosis, ink: Ink = PLAIN) -> str:
 
 def test_the_first_line_is_the_answer() -> None:
     text = shown(diagnosis(finding(), finding("disk_full", title="The disk is full")))
-    assert text.splitlines()[0] == "The GPU can't be used: nvidia_uvm is stale. And 1 more."
+    assert text.splitlines()[:2] == [
+        "The GPU can't be used: nvidia_uvm is stale. And 1 more.",
+        "   2. The disk is full",
+    ]
 
 
 def test_a_finding_tells_all_that_one_needs_in_order() -> None:
@@ -75,7 +79,6 @@ def test_a_finding_tells_all_that_one_needs_in_order() -> None:
         "CUDA said 999 four times",
         "ollama_log:12  2026-11-22T10:00:00+00:00",
         "│ init failure: 999",
-        "Not gpu_hidden_by_env: no variable hides it",
         "What to do: Load the module anew.",
         "1. [safe, needs root] sudo modprobe nvidia_uvm",
         "(it was only missing)",
@@ -83,6 +86,7 @@ def test_a_finding_tells_all_that_one_needs_in_order() -> None:
         "3. [safe] nvidia-smi -L",
         "It helped when: The line «inference compute» names a GPU.",
         "$ ollama ps",
+        "Not «A variable hides the GPU»: no variable hides it",
     )
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
@@ -92,8 +96,7 @@ def test_what_follows_from_a_cause_stands_indented_under_it() -> None:
     below = finding("gpu_not_visible", title="No GPU is visible", consequence_of="uvm_module_broken")
     text = shown(diagnosis(finding(), below, finding("disk_full", title="The disk is full")))
     assert "   → Because of it: No GPU is visible\n     critical" in text
-    assert "2. The disk is full" in text
-    assert text.index("Because of it") < text.index("2. The disk is full")
+    assert text.index("Because of it") < text.index("\n2. The disk is full")
 
 
 def test_a_suspicion_sounds_like_one() -> None:
@@ -186,8 +189,38 @@ def test_nothing_but_commands_is_wider_than_the_terminal() -> None:
         remedy=Remedy(text=words, commands=(Command(text="x" * 120, safe=True, note=words),), verify=words),
     )
     lines = shown(diagnosis(long, facts=1)).splitlines()
-    assert [line for line in lines if len(line) > 80] == ["      " + "x" * 120]
-    assert sum(line.startswith("   │") for line in lines) == 4  # of a very long line the beginning
+    assert [line for line in lines if len(line) > 80] == ["      " + "x" * 120, "   First: " + "x" * 120]
+    assert sum(line.startswith("   │") for line in lines) == 4
+
+
+def test_of_a_very_long_line_the_beginning_and_the_end_are_shown() -> None:
+    line = f'time=10:00 level=INFO {"path/" * 100} error="exceeds file size"'
+    text = shown(diagnosis(finding(evidence=(Quote(source="a.log", line=1, text=line),))))
+    assert "│ time=10:00 level=INFO" in text
+    assert " …\n" in text
+    assert 'error="exceeds file size"' in text
+
+
+def test_an_old_line_tells_its_age() -> None:
+    quote = Quote(source="dmesg", line=1, text="Xid 79", time="2020-01-01T00:00:00+00:00")
+    assert " days ago)" in shown(diagnosis(finding(evidence=(quote,))))
+    assert "ago)" not in shown(diagnosis(finding(evidence=(msgspec.structs.replace(quote, time="05:00"),))))
+
+
+def test_a_long_answer_is_told_again_at_its_end() -> None:
+    text = shown(diagnosis(finding(), finding("disk_full", title="The disk is full"), facts=9))
+    assert text.splitlines()[-2:] == [
+        "In short: The GPU can't be used: nvidia_uvm is stale. And 1 more.",
+        "   First: sudo modprobe nvidia_uvm",
+    ]
+    assert "In short" not in shown(diagnosis(finding()))
+
+
+def test_many_steps_are_counted() -> None:
+    steps = tuple(Command(text=f"step-{number}", safe=True) for number in range(1, 10))
+    text = shown(diagnosis(finding(remedy=Remedy(text="Do this.", commands=steps))))
+    assert "step-6" in text
+    assert "and 3 steps more (--json has them all)" in text
 
 
 def test_a_step_in_words_is_wrapped_and_a_command_is_not() -> None:
@@ -209,8 +242,14 @@ def test_a_quoted_line_can_not_play_with_the_terminal() -> None:
 
 
 def test_more_than_three_lines_of_evidence_are_counted() -> None:
-    quotes = tuple(Quote(source="dmesg", line=number, text="Xid") for number in range(1, 7))
+    words = ("Xid", "oom", "suspend", "resume", "reset", "usb")
+    quotes = tuple(Quote(source="dmesg", line=number, text=text) for number, text in enumerate(words, 1))
     assert "and 3 lines more" in shown(diagnosis(finding(evidence=quotes)))
+
+
+def test_of_lines_that_repeat_each_other_two_are_shown() -> None:
+    quotes = tuple(Quote(source="dmesg", line=number, text=f"Xid {number}") for number in range(1, 7))
+    assert "and 4 lines more" in shown(diagnosis(finding(evidence=quotes)))
 
 
 class Screen(io.StringIO):

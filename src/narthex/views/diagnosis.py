@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from narthex import __version__
 from narthex.doctor.finding import SURE, Command, Diagnosis, Finding, Quote, Remedy, Severity, Skipped
+from narthex.doctor.rules import RULES
 from narthex.models.header import printable
 from narthex.units import format_count, sentence
 from narthex.views.ink import Ink
 
 QUOTED = 3  # lines of evidence a finding shows; JSON has them all
+ALIKE = 2  # of them such as begin alike but for numbers
 QUOTE_ROWS = 4  # rows of a terminal that one quoted line may take
+STEPS = 6
 FACTS = 12
+SCREEN = 40  # rows after which the beginning has left most terminals
 _COLOURS = {
     Severity.CRITICAL: "red",
     Severity.ERROR: "red",
@@ -26,6 +32,9 @@ _COLOURS = {
 }
 _ROOT = re.compile(r"\broot\b", re.IGNORECASE)
 _PROSE = re.compile(r"[A-Z][a-z]")  # «Set …», «In OpenWebUI: …»: nobody copies it into a shell
+_VARIES = re.compile(r"\d+|\b[0-9a-f]{8,}\b|(?<=sha256-)[0-9a-f]+")
+_OPENING = 80  # characters by which two lines are alike
+_TITLES = {rule.slug: rule.title for rule in RULES}
 _SURENESS = ((0.9, "certain"), (0.75, "very likely"), (SURE, "likely"), (0.3, "may be"), (0.0, "a guess"))
 
 
@@ -76,7 +85,7 @@ def diagnosis_text(diagnosis: Diagnosis, ink: Ink, only: Sequence[str] = ()) -> 
     """The verdict, each root with what follows from it, then what is well, then what could not be told.
     ``only``: the causes that were asked for, where it was not all."""
     answer = f"Not found: {', '.join(only)}." if only and not diagnosis.findings else verdict(diagnosis)
-    parts = [ink.strong(ink.wrap(answer))]
+    parts = ["\n".join([ink.strong(ink.wrap(answer)), *_others(diagnosis, ink)])]
     number = 0
     hurting = {one.consequence_of or one.cause for one in diagnosis.findings if one.is_trouble}
     harmless = [one for one in diagnosis.findings if (one.consequence_of or one.cause) not in hurting]
@@ -90,7 +99,8 @@ def diagnosis_text(diagnosis: Diagnosis, ink: Ink, only: Sequence[str] = ()) -> 
         parts.append(ink.strong("Harmless, and good to know:"))
         parts += [_harmless(finding, ink) for finding in harmless]
     parts += [_facts(diagnosis, ink), *_skipped(diagnosis.skipped, ink)]
-    return "\n\n".join(part for part in parts if part)
+    text = "\n\n".join(part for part in parts if part)
+    return text if len(text.splitlines()) <= SCREEN else text + _in_short(diagnosis, ink)
 
 
 def finding_text(finding: Finding, ink: Ink, number: int | None = None) -> str:
@@ -107,12 +117,13 @@ def finding_text(finding: Finding, ink: Ink, number: int | None = None) -> str:
         "",
         *_evidence(finding.evidence, ink, "   "),
     ]
+    lines += ["", *_remedy(finding.remedy, ink, "   ")]
     if finding.ruled_out:
         lines.append("")
         lines += [
-            ink.wrap(f"Not {one.cause}: {_clean(one.why)}", "   ", "     ") for one in finding.ruled_out
+            ink.wrap(f"Not «{_TITLES.get(one.cause, one.cause)}»: {_clean(one.why)}", "   ", "     ")
+            for one in finding.ruled_out
         ]
-    lines += ["", *_remedy(finding.remedy, ink, "   ")]
     return "\n".join(lines)
 
 
@@ -122,6 +133,25 @@ def command_marks(command: Command) -> str:
     if command.root:
         marks.append("needs root")
     return ", ".join(marks)
+
+
+def _others(diagnosis: Diagnosis, ink: Ink) -> Iterator[str]:
+    """The further causes by name, as a table of contents."""
+    roots = [one for one in diagnosis.findings if not one.consequence_of]
+    hurting = {one.consequence_of or one.cause for one in diagnosis.findings if one.is_trouble}
+    for number, finding in enumerate((one for one in roots if one.cause in hurting), 1):
+        if number > 1:
+            yield ink.wrap(headline(finding), f"   {number}. ")
+
+
+def _in_short(diagnosis: Diagnosis, ink: Ink) -> str:
+    """The answer again, where a terminal shows the end of a long text, and what to do first."""
+    if diagnosis.healthy:
+        return ""
+    first = next((one for one in diagnosis.findings if not one.consequence_of), diagnosis.findings[0])
+    steps = [command.text.splitlines()[0] for command in first.remedy.commands[:1]]
+    words = ink.strong(ink.wrap(f"In short: {verdict(diagnosis)}"))
+    return "\n\n" + "\n".join([words, *(f"   First: {_clean(step)}" for step in steps)])
 
 
 def _consequence(finding: Finding, ink: Ink) -> str:
@@ -147,26 +177,40 @@ def _harmless(finding: Finding, ink: Ink) -> str:
 
 
 def _evidence(quotes: Sequence[Quote], ink: Ink, indent: str) -> Iterator[str]:
-    for quote in quotes[:QUOTED]:
-        time = f"  {quote.time}" if quote.time else ""
-        yield indent + ink.faint(f"{_clean(quote.source)}:{quote.line}{time}")
+    shapes: Counter[str] = Counter()
+    shown: list[Quote] = []
+    for quote in quotes:
+        shape = _VARIES.sub("#", quote.text)[:_OPENING]
+        shapes[shape] += 1
+        if shapes[shape] <= ALIKE and len(shown) < QUOTED:
+            shown.append(quote)
+    for quote in shown:
+        yield indent + ink.faint(f"{_clean(quote.source)}:{quote.line}{_when(quote.time)}")
         yield from _quoted(quote.text, ink, f"{indent}│ ")
-    if len(quotes) > QUOTED:
+    if len(quotes) > len(shown):
         yield indent + ink.faint(
-            f"and {format_count(len(quotes) - QUOTED, 'line')} more (--json has them all)"
+            f"and {format_count(len(quotes) - len(shown), 'line')} more (--json has them all)"
         )
 
 
+def _when(time: str) -> str:
+    """The moment as the log has it; with its age in days where it is old, so that nobody takes it for new."""
+    if not time:
+        return ""
+    try:
+        moment = datetime.fromisoformat(time)
+    except ValueError:
+        return f"  {time}"
+    days = (datetime.now(UTC) - moment).days if moment.tzinfo else 0
+    return f"  {time}" + (f" ({format_count(days, 'day')} ago)" if days > 0 else "")
+
+
 def _quoted(text: str, ink: Ink, indent: str) -> list[str]:
-    """The line as it stands, only broken; of a very long one the beginning."""
-    rows = textwrap.wrap(
-        _clean(text),
-        max(20, ink.width - len(indent)),
-        break_on_hyphens=False,
-        replace_whitespace=False,
-        max_lines=QUOTE_ROWS,
-        placeholder=" …",
-    )
+    """The line as it stands, only broken; of a very long one the beginning and the end, where errors are."""
+    width = max(20, ink.width - len(indent) - 2)  # room for « …»
+    rows = textwrap.wrap(_clean(text), width, break_on_hyphens=False, replace_whitespace=False)
+    if len(rows) > QUOTE_ROWS:
+        rows = [f"{rows[0]} …", *rows[1 - QUOTE_ROWS :]]
     return [indent + row for row in rows] or [indent.rstrip()]
 
 
@@ -174,9 +218,12 @@ def _remedy(remedy: Remedy, ink: Ink, indent: str) -> list[str]:
     lines = [ink.wrap(f"What to do: {_clean(remedy.text)}", indent)]
     lines += [
         line
-        for number, command in enumerate(remedy.commands, 1)
+        for number, command in enumerate(remedy.commands[:STEPS], 1)
         for line in command_lines(command, ink, f"{indent}{number}. ")
     ]
+    if len(remedy.commands) > STEPS:
+        more = format_count(len(remedy.commands) - STEPS, "step")
+        lines.append(indent + ink.faint(f"and {more} more (--json has them all)"))
     if remedy.verify or remedy.verify_commands:
         check = _clean(remedy.verify) or "Run this and look."
         lines.append(ink.wrap(f"It helped when: {check}", indent))
