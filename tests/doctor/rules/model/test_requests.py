@@ -115,6 +115,20 @@ def test_a_setting_that_is_not_taken(causes: Causes, line: str, kind: str) -> No
     assert causes(**{kind: f"{line}\n"}) == ["bad_server_setting"]
 
 
+@pytest.mark.parametrize(
+    ("words", "severity"),
+    [
+        ('msg="kv cache type not supported by model" type=""', None),  # none was asked for
+        ('msg="kv cache type not supported by model" type=q8_0', "info"),
+        ('msg="kv cache type not supported by model" type=q9', "warning"),
+        ('msg="unsupported OLLAMA_KV_CACHE_TYPE" type=q9', "warning"),
+    ],
+)
+def test_a_type_that_ollama_leaves_out_fails_nothing(says: Says, words: str, severity: str | None) -> None:
+    findings = says(ollama_log=f"level=WARN source=server.go:193 {words}\n")
+    assert [str(finding.severity) for finding in findings] == ([severity] if severity else [])
+
+
 def test_a_wrong_type_is_seen_at_the_start_already(causes: Causes) -> None:
     line = 'level=INFO msg="server config" env="map[OLLAMA_KV_CACHE_TYPE:q9_9 OLLAMA_MODELS:/m]"'
     assert causes(ollama_log=f"{line}\n") == ["bad_server_setting"]

@@ -78,3 +78,15 @@ def test_a_disk_with_room_or_unknown_is_nothing(value: object) -> None:
 )
 def test_what_only_sounds_like_it(line: str) -> None:
     assert diagnosis_of(commands=line).findings == ()
+
+
+def test_a_runner_that_could_not_be_unpacked_is_a_consequence() -> None:
+    log = (
+        'level=ERROR source=common.go:214 msg="failed to extract files" error="copy payload '
+        'linux/arm64/cuda_v12/libggml.so: write /tmp/ollama2/runners/libggml.so: no space left on device"\n'
+        'level=INFO source=sched.go:428 msg="NewLlamaServer failed" model=/m error="no suitable llama '
+        'servers found"'
+    )
+    findings = diagnosis_of((), False, ollama_log=log).findings
+    assert findings[0].cause == "disk_full"
+    assert {finding.consequence_of for finding in findings[1:]} <= {"disk_full"}

@@ -98,6 +98,48 @@ def test_retries_that_end_well_are_harmless(kind: str, end: str) -> None:
     assert diagnosis_of((), False, **{kind: f"{STALLED}\n{end}"}).healthy
 
 
+def failed(minute: int, part: int, attempt: int) -> str:
+    return (
+        f'time=2026-11-22T10:{minute:02}:20.330Z level=INFO source=download.go:291 msg="8934d96d3f08 part '
+        f"{part} attempt {attempt} failed: read tcp 10.0.0.4:49222->104.18.8.90:443: read: connection reset "
+        f'by peer, retrying in {2**attempt}s"'
+    )
+
+
+def pulled(took: str) -> str:
+    return f'[GIN] 2026/11/22 - 11:21:53 | 200 | {took} |       127.0.0.1 | POST     "/api/pull"'
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([failed(1, part, 0) for part in range(8)] + [pulled("4m2s")], "many times"),
+        ([failed(1, 3, 1), failed(2, 3, 4), pulled("4m2s")], "up to attempt 4 of the same part"),
+        ([failed(1, 3, 0), failed(31, 5, 0), pulled("55m0s")], "over 30 minutes"),
+        ([failed(1, 3, 0), failed(3, 5, 0), pulled("1h35m3s")], "in a pull of 95 minutes"),
+    ],
+)
+def test_retries_that_cost_much_are_a_warning_although_the_pull_ended(lines: list[str], said: str) -> None:
+    finding = first(ollama_log="\n".join(lines))
+    assert (finding.cause, str(finding.severity)) == ("pull_interrupted", "warning")
+    assert said in finding.why
+
+
+def test_one_stall_in_a_long_pull_is_harmless() -> None:
+    assert diagnosis_of((), False, ollama_log=f"{STALLED}\n{pulled('1h35m3s')}").healthy
+
+
+def test_retries_are_read_where_the_lines_were_wrapped_or_lost_their_time() -> None:
+    wrapped = """
+time=2026-11-22T20:14:05.119Z level=INFO source=download.go:291
+  msg="dde5aa3fc5ff part 12 attempt 3 failed: read tcp 10.0.0.4:49222->104.18.8.90:443:
+  read: connection reset by peer, retrying in 8s"
+"""
+    bare = 'msg="8934d96d3f08 part 9 attempt 4 failed: unexpected EOF, retrying in 16s"'
+    for log in (wrapped, bare):
+        assert first(ollama_log=f"{log}\n{pulled('3m0s')}").cause == "pull_interrupted"
+
+
 def test_a_status_200_in_the_log_does_not_make_a_pull_that_gave_up_a_good_one() -> None:
     log = """
         time=2024-12-23T21:40:20.330Z level=INFO msg="request failed: max retries exceeded: EOF"

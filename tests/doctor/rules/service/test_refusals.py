@@ -131,3 +131,32 @@ def test_a_503_of_ollama_is_a_full_queue(kind: str, line: str) -> None:
     finding = first(**{kind: line})
     assert finding.cause == "queue_full"
     assert "RAG_EMBEDDING_BATCH_SIZE" in str(finding.remedy)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'INFO:httpx:HTTP Request: POST http://127.0.0.1:11434/api/chat "HTTP/1.1 502 Bad Gateway"',
+        "httpx.HTTPStatusError: Server error '502 Bad Gateway' for url 'http://localhost:11434/api/chat'",
+        "requests.exceptions.HTTPError: 504 Server Error: Gateway Timeout for url: http://ollama:11434/api/tags",
+        "ollama._types.ResponseError:  (status code: 502)",
+    ],
+)
+def test_a_status_of_gateways_from_ollamas_own_port_is_a_proxys(line: str) -> None:
+    assert first(client_error=line).cause == "proxy_intercepts_local"
+    own = '[GIN] 2026/11/22 - 11:21:53 | 502 |    2.211686ms |       127.0.0.1 | POST     "/api/chat"'
+    causes = [finding.cause for finding in diagnosis_of(client_error=line, ollama_log=own).findings]
+    assert "proxy_intercepts_local" not in causes  # Ollama wrote it, for a model of the cloud
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Server error '502 Bad Gateway' for url 'https://chat.example.com/api/chat'",
+        "Server error '500 Internal Server Error' for url 'http://localhost:11434/api/chat'",
+        "ollama._types.ResponseError: upstream error (status code: 502)",
+    ],
+)
+def test_gateways_elsewhere_and_other_statuses_are_not(line: str) -> None:
+    causes = [finding.cause for finding in diagnosis_of(client_error=line).findings]
+    assert "proxy_intercepts_local" not in causes

@@ -109,3 +109,12 @@ def test_a_line_of_the_unit_that_systemd_ignores_is_a_warning() -> None:
     )
     first = diagnosis_of(commands=line).findings[0]
     assert (first.cause, str(first.severity)) == ("service_unit_misconfig", "warning")
+
+
+def test_the_loop_of_an_old_systemd_is_a_suspicion() -> None:
+    log = (
+        "Aug 08 09:02:33 box systemd[1]: ollama.service: main process exited, code=exited, status=127/n/a\n"
+        "Aug 08 09:02:36 box systemd[1]: ollama.service holdoff time over, scheduling restart."
+    )
+    findings = diagnosis_of((), False, ollama_log=log).findings
+    assert [(finding.cause, finding.confidence) for finding in findings] == [("service_unit_misconfig", 0.4)]

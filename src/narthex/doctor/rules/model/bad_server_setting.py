@@ -12,7 +12,14 @@ from narthex.doctor.sign import Sign
 from narthex.doctor.story import Start, starts
 
 KV_TYPE = Sign(
-    r"Unsupported cache type:? ?(?P<value>\S+)|kv cache type not supported|unsupported kv cache type"
+    r"Unsupported cache type:? ?(?P<value>\S+)|kv cache type not supported(?! by model)"
+    r"|unsupported kv cache type"
+)
+# Ollama goes on without it. Since 0.5.13 it writes the first also where no type was asked for (type="").
+KV_IGNORED = Sign(
+    r"(?:kv cache type not supported (?P<model>by model)|unsupported OLLAMA_KV_CACHE_TYPE"
+    r"|OLLAMA_FLASH_ATTENTION must be enabled to use a quantized OLLAMA_KV_CACHE_TYPE)\"? "
+    r"type=\"?(?P<value>\w+)"
 )
 FLASH = Sign(
     r"quantized V cache (?:requires|was requested, but)|V cache quantization requires flash_attn"
@@ -77,6 +84,18 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             + ".",
             confidence=0.9,
             severity=Severity.WARNING,
+        )
+        return
+    if hits := evidence.hits(KV_IGNORED):
+        known = all(hit["model"] and hit["value"].lower() in TYPES for hit in hits)
+        yield _finding(
+            "Ollama does not use the type of the KV cache that it was given",
+            quotes(hits),
+            f"{hits[-1]['value']} is not used"
+            + (" for a model that can't have it" if known else "")
+            + "; the cache is kept in f16, and takes more memory. Nothing fails by it.",
+            confidence=0.9,
+            severity=Severity.INFO if known else Severity.WARNING,
         )
         return
     last = next((start for start in reversed(starts(evidence)) if start.env), None)
@@ -172,7 +191,7 @@ RULE = Rule(
             "disabled»: Ollama falls back by itself, as it does for embedding models.",
         ),
     ),
-    signs=(KV_TYPE, FLASH, ARGUMENT, VARIABLE, OPTION, IGNORED),
+    signs=(KV_TYPE, KV_IGNORED, FLASH, ARGUMENT, VARIABLE, OPTION, IGNORED),
     explains=("runner_crash_bug",),
     check=check,
 )

@@ -258,6 +258,7 @@ RULE = Rule(
         "pull_interrupted",
         "pull_digest_mismatch",
         "gguf_invalid_or_corrupt",
+        "runner_missing_library",  # its files could not be unpacked
         "ollama_unreachable",
         "service_unit_misconfig",
     ),

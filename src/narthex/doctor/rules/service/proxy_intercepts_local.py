@@ -12,10 +12,25 @@ from narthex.doctor.rules.service.places import container, host_of, is_local, is
 from narthex.doctor.rules.service.steps import look, settings
 from narthex.doctor.sign import Sign
 from narthex.doctor.signs.openwebui import ANSWER_NOT_JSON
+from narthex.doctor.story import requests
 
 RAW = Sign(
     r"<ClientResponse\((?P<url>https?://[^)\s]+)\) \[(?P<status>40[37]|50[234])\b[^\]]*\]",
     words=["<clientresponse("],
+)
+# Ollama writes none of these for a model of this machine; clients tell them with the URL that they asked.
+_LOCAL = r"https?://(?:localhost|127\.0\.0\.1|\[::1\]|0\.0\.0\.0|host\.docker\.internal|[\w.-]*ollama[\w.-]*):11434"
+ASKED = Sign(
+    rf"(?P<url>{_LOCAL}\S*) \"HTTP/[\d.]+ (?P<status>407|502|504)\b", words=["bad gateway", "gateway time",
+    "proxy authentication"],
+)  # fmt: skip
+REFUSED = Sign(
+    rf"\b(?P<status>407|502|504)\b.{{0,60}}? for url:? '?(?P<url>{_LOCAL}[^\s']*)",
+    words=["for url"],
+)
+# the Python library of Ollama shows the body and the status; the body of a proxy is often empty
+EMPTY = Sign(
+    r"ollama\._types\.ResponseError: ?\(status code: (?P<status>407|502|504)\)$", words=["responseerror"]
 )
 HTML = Sign(
     r"ERR_ACCESS_DENIED|ERR_CANNOT_FORWARD|ERR_CONNECT_FAIL\b|ERR_DNS_FAIL\b|X-Squid-Error|Server: squid"
@@ -69,7 +84,7 @@ _URL = re.compile(r"https?://[^\s\"'<>)]+")
 
 def check(evidence: Evidence) -> Iterator[Finding]:
     """An answer that no engine writes, for a URL of this machine; then readings."""
-    hits = [*_answers(evidence), *_curl(evidence), *_python(evidence)]
+    hits = [*_answers(evidence), *_curl(evidence), *_python(evidence), *_gateways(evidence)]
     words = [hit for hit in evidence.hits(HTML) if hits or _about_local(evidence, hit)]
     variables = evidence.hits(VARIABLE)
     if hits or words:
@@ -104,6 +119,14 @@ def _curl(evidence: Evidence) -> list[Hit]:
 
 def _python(evidence: Evidence) -> list[Hit]:
     return [hit for hit in evidence.hits(PYTHON) if _about_local(evidence, hit)]
+
+
+def _gateways(evidence: Evidence) -> list[Hit]:
+    """Statuses of a gateway that Ollama's own log does not know; it writes them for models of the cloud."""
+    if any(one.status in (407, 502, 504) for one in requests(evidence)):
+        return []
+    hits = evidence.hits(ASKED, REFUSED, EMPTY)
+    return [hit for hit in hits if is_local(host_of(hit.match.groupdict().get("url") or "http://localhost"))]
 
 
 def _about_local(evidence: Evidence, hit: Hit) -> bool:
@@ -279,6 +302,7 @@ RULE = Rule(
         "502, message='Attempt to decode JSON with unexpected mimetype: ', "
         "url='http://host.docker.internal:11434/…'",
         "curl: Uses proxy env variable http_proxy == 'http://proxy:3128'",
+        "Server error '502 Bad Gateway' for url 'http://127.0.0.1:11434/api/chat'",
     ),
     certain="«curl --noproxy '*'» to the same URL gets JSON, and without it HTML.",
     remedy=REMEDY,
@@ -290,7 +314,7 @@ RULE = Rule(
         LookAlike(cause="queue_full", how="That 503 is Ollama's: JSON that names the queue."),
         LookAlike(cause="owui_cannot_reach_ollama", how="There nobody answers at all."),
     ),
-    signs=(RAW, HTML, CURL, PYTHON, GO_CLI, VARIABLE, NO_PROXY),
+    signs=(RAW, ASKED, REFUSED, EMPTY, HTML, CURL, PYTHON, GO_CLI, VARIABLE, NO_PROXY),
     explains=("owui_cannot_reach_ollama", "owui_500_while_ollama_ok"),
     check=check,
 )

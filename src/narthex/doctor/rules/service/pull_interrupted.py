@@ -11,6 +11,7 @@ from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.service.places import REGISTRIES, is_local, quotes
 from narthex.doctor.rules.service.pulling import DOWNLOADING, PULLED, SUCCESS, ended_well, url_host
 from narthex.doctor.sign import Sign
+from narthex.engines.ollama.durations import go_seconds
 
 PART_FAILED = Sign(
     r"(?P<blob>[0-9a-f]{12}) part (?P<part>\d+) attempt (?P<attempt>\d+) failed: (?P<why>.+?)"
@@ -49,6 +50,11 @@ _OTHER = re.compile(
     re.IGNORECASE,
 )
 _PULL = re.compile(r"/v2/|\bpull|manifests/|blobs/", re.IGNORECASE)
+# What a good line does too: a few parts tried again once or twice. Each attempt waits twice as long.
+MANY = 6
+ATTEMPTS = 3
+LONG_S = 600.0
+SLOW_PULL_S = 1800.0
 
 REMEDY = Remedy(
     text="Pull again: it goes on where it stopped. Where it breaks off again and again, take another way "
@@ -139,22 +145,51 @@ def _broken(evidence: Evidence, hits: Sequence[Hit], retried: Sequence[Hit], ove
 def _slow(evidence: Evidence, retried: Sequence[Hit], over: Entry | None) -> Finding:
     count = evidence.count(PART_FAILED, STALLED)
     blobs = {hit["blob"] for hit in retried}
+    cost = _cost(evidence, retried, over)
     words = f"Parts of {len(blobs)} file{'s' * (len(blobs) != 1)} were tried again, {count} times in all"
-    words += (
-        f", and the pull came to its end (line {over.line}): harmless"
-        if over
-        else "; whether the pull came to its end is not told here"
-    )
+    words += f" ({cost})" if cost else ""
+    if over and cost:
+        words += f"; the pull came to its end (line {over.line}), and the line to the registry is bad"
+    elif over:
+        words += f", and the pull came to its end (line {over.line}): harmless"
+    else:
+        words += "; whether the pull came to its end is not told here"
     return Finding(
         cause="pull_interrupted",
         title="A download stalls and is tried again",
-        severity=Severity.INFO if over else Severity.WARNING,
+        severity=Severity.INFO if over and not cost else Severity.WARNING,
         confidence=0.8,
         evidence=quotes(retried[0], retried[-1], over),
         why=words + ".",
         ruled_out=(RuledOut(cause="pull_dns_failure", why="the name was resolved: data came"),),
         remedy=REMEDY,
     )
+
+
+def _cost(evidence: Evidence, retried: Sequence[Hit], over: Entry | None) -> str:
+    """What makes it more than a few quick retries; "" where it was no more than that."""
+    told = []
+    count = evidence.count(PART_FAILED, STALLED)
+    attempts = [int(hit["attempt"]) for hit in retried if "attempt" in hit.match.groupdict()]
+    if count >= MANY:
+        told.append("many times")
+    if max(attempts, default=0) >= ATTEMPTS:
+        told.append(f"up to attempt {max(attempts)} of the same part")
+    times = [hit.entry.at for hit in retried if hit.entry.at is not None]
+    span = max(times, default=0.0) - min(times, default=0.0)
+    if span >= LONG_S:
+        told.append(f"over {span / 60:.0f} minutes")
+    took = _pull_seconds(evidence, over)
+    if took >= SLOW_PULL_S and count > 1:
+        told.append(f"in a pull of {took / 60:.0f} minutes")
+    return ", ".join(told)
+
+
+def _pull_seconds(evidence: Evidence, over: Entry | None) -> float:
+    """How long the pull took by the access log's line; 0 where none tells it."""
+    if over is None:
+        return 0.0
+    return next((go_seconds(hit["took"]) or 0.0 for hit in evidence.hits(PULLED) if hit.entry == over), 0.0)
 
 
 RULE = Rule(
@@ -170,8 +205,9 @@ RULE = Rule(
         "Error: max retries exceeded: EOF",
         'Get "https://registry.ollama.ai/v2/…": dial tcp 104.21.75.227:443: i/o timeout',
     ),
-    certain="Another machine on the same line fares the same; on another line the pull works. A log that "
-    "only tells of retries is harmless: pulls do that.",
+    certain="Another machine on the same line fares the same; on another line the pull works. A few quick "
+    "retries are harmless: pulls do that. Many, or retries over a long time, tell of a bad line even where "
+    "the pull comes to its end.",
     remedy=REMEDY,
     look_alikes=(
         LookAlike(cause="disk_full", how="The parts fail with «no space left on device»."),

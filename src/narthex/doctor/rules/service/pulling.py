@@ -13,7 +13,7 @@ SUCCESS = Sign(
     r"^(?:success|\{?\"?status\"?: ?\"success\"\}?|.*\bwriting manifest success\b.*)$", words=["success"]
 )
 DOWNLOADING = Sign(r"downloading (?P<blob>[0-9a-f]{12}) in \d+ ", words=["downloading "])
-PULLED = Sign(r"\| ?200 ?\| [^|]*\|[^|]*\| POST \"/api/pull\"", words=["/api/pull"])
+PULLED = Sign(r"\| ?200 ?\| ?(?P<took>\S+) ?\|[^|]*\| ?POST \"/api/pull\"", words=["/api/pull"])
 _UPDATE = re.compile(r"update|telemetry|version check|/api/experimental|recommend", re.IGNORECASE)
 _PULL = re.compile(r"pull|manifest|/v2/|blobs|download|push|registry", re.IGNORECASE)
 _URL = re.compile(r"https?://[^\s\"'\\]+")

@@ -51,8 +51,9 @@ BAD_WORD = Sign(
 NO_HOME = Sign(r"\$HOME is not defined", words=["$home is not defined"])
 RESTARTS = Sign(_UNIT + r".*restart counter is at (?P<count>\d+)", words=["restart counter is at"])
 TOO_QUICK = Sign(
-    _UNIT + r".*(?:Start request repeated too quickly|start-limit-hit)",
-    words=["repeated too quickly", "start-limit-hit"],
+    _UNIT + r".*(?:Start request repeated too quickly|start-limit-hit)"
+    r"|(?P<old>[\w@.\\-]+\.service) holdoff time over, scheduling restart",  # systemd before 229
+    words=["repeated too quickly", "start-limit-hit", "holdoff time over"],
 )
 EXITED = Sign(
     _UNIT + r"(?:Main process exited, code=exited, status=(?P<code>\d+)/(?P<name>\S+)"
@@ -95,7 +96,7 @@ STEPS = {
 def is_ours(hit: Hit) -> bool:
     """Whether a line is about a service of this stack."""
     groups = hit.match.groupdict()
-    unit = groups.get("unit") or groups.get("name") or groups.get("absent") or ""
+    unit = groups.get("unit") or groups.get("old") or groups.get("name") or groups.get("absent") or ""
     if groups.get("absent"):
         return bool(OURS.search(unit)) and "failed to" in hit.entry.plain.lower()
     # in a log that is a service's own its unit may have any name
