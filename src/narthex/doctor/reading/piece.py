@@ -39,8 +39,7 @@ class Piece:
 
     def tally(self, tallies: dict[int, Tally]) -> int:
         """Find all signs and add their hits; returns how many there were."""
-        for start, matches in self._words.find(self._masks):
-            self._sort(start, matches)
+        self._sort()
         sure: dict[int, list[list[int]]] = {}
         maybe: dict[int, list[list[int]]] = {}
         for shape in self._used:
@@ -52,7 +51,7 @@ class Piece:
         count = 0
         for rows, certain in ((sure, True), (maybe, False)):
             for index, lists in rows.items():
-                places = sorted(place for some in lists for place in some) if len(lists) > 1 else lists[0]
+                places = sorted(place for some in lists for place in some)
                 sign = self._words.signs[index]
                 tally = tallies.get(index) or Tally(sign.first, sign.last)
                 found = self._add(tally, places) if certain else self._try(index, tally, places)
@@ -62,32 +61,40 @@ class Piece:
                     count += found
         return count
 
-    def _sort(self, base: int, matches: list[_Match]) -> None:
-        """Put every line with a match to its shape."""
-        low, masks, known = self._low, self._masks, self._shapes.known
-        number, total = 0, len(matches)
-        while number < total:
-            first = number
-            place = base + matches[number][1]
-            left = low.rfind(b"\n", 0, place) + 1
-            right = low.find(b"\n", place)
-            if right < 0:
-                right = len(low)
-            stop = right - base
-            number += 1
-            while number < total and matches[number][1] < stop:
-                number += 1
-            if right - left > LONGEST or (self._returns and low.find(b"\r", left, right - 1) >= 0):
-                self._sort_parts(left, right, base, matches[first:number])
-                continue
-            shape = known.get(masks[left:right])
-            if shape is None:
-                shape = self._learn(left, right, matches[first:number])
-            if shape.idle:
-                continue
-            if not shape.places:
-                self._used.append(shape)
-            shape.places.append(left)
+    def _sort(self) -> None:
+        """Put every line to its shape. Of those that are not known each is searched for words once."""
+        known, idle = self._shapes.known.get, self._shapes.idle
+        strange: dict[bytes, list[int]] = {}
+        used, left = self._used, 0
+        for line in self._masks.split(b"\n"):
+            shape = known(line)
+            if shape is not None:
+                if not shape.idle:
+                    places = shape.places
+                    if not places:
+                        used.append(shape)
+                    places.append(left)
+            elif line not in idle:
+                strange.setdefault(line, []).append(left)
+            left += len(line) + 1
+        for line, lefts in strange.items():
+            self._sort_strange(line, lefts)
+
+    def _sort_strange(self, line: bytes, places: list[int]) -> None:
+        """A line of a shape that is not known, and all places where it stands."""
+        if len(line) > LONGEST or (self._returns and b"\r" in line[:-1]):
+            for left in places:
+                for base, matches in self._words.find(line):
+                    if matches:
+                        self._sort_parts(left, left + len(line), left + base, matches)
+        elif matches := self._words.of_line(line):
+            shape = self._learn(places[0], places[0] + len(line), matches)
+            if not shape.idle:
+                if not shape.places:
+                    self._used.append(shape)
+                shape.places.extend(places)
+        else:
+            self._shapes.set_aside(line)
 
     def _sort_parts(self, left: int, right: int, base: int, matches: list[_Match]) -> None:
         """Of a line with carriage returns, or a very long one: its parts with words, each sign once."""

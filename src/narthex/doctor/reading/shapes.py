@@ -34,18 +34,24 @@ class Shapes:
     def __init__(self, words: Words, kind: str) -> None:
         self.words, self.kind = words, kind
         self.known: dict[bytes, Shape] = {}  # by the lines, lower case and masked
+        self.idle: set[bytes] = set()  # lines without any word
+
+    def set_aside(self, masked: bytes) -> None:
+        """A line in which no word stands need not be searched again."""
+        if len(self.idle) >= _MOST:
+            self.idle.clear()
+        self.idle.add(masked)
 
     def learn(self, masked: bytes, signs: list[int], read: Callable[[], Entry]) -> Shape:
         """The shape of a line that is not known. ``signs``: those whose words stand in it; ``read`` reads
         it."""
-        whole = masked
-        if _HASHES.search(masked):
-            masked = _HASHES.sub(lambda hash: b"0" * len(hash[0]), masked)
-            if (shape := self.known.get(masked)) is not None:
-                return shape
         if len(self.known) >= _MOST:
             self.known.clear()
-        shape = self.known[masked] = self._tried(whole, signs, read)
+        bare = _HASHES.sub(lambda found: b"0" * len(found[0]), masked)
+        shape = self.known.get(bare)
+        if shape is None:
+            shape = self.known[bare] = self._tried(masked, signs, read)
+        self.known[masked] = shape
         return shape
 
     def _tried(self, masked: bytes, signs: list[int], read: Callable[[], Entry]) -> Shape:

@@ -42,6 +42,10 @@ class Words:
             yield start, self._search.find_matches_as_indexes(text[start:end], overlapping=True)
             start = end
 
+    def of_line(self, line: bytes) -> list[tuple[int, int, int]]:
+        """The matches in one lower-case, masked line."""
+        return self._search.find_matches_as_indexes(line, overlapping=True) if self._search else []
+
     def signs_of(self, words: Iterable[int]) -> list[int]:
         """The signs that need one of these words, each once."""
         return list(dict.fromkeys(sign for word in dict.fromkeys(words) for sign in self._owners[word]))
