@@ -8,6 +8,7 @@ import pytest
 
 from narthex.doctor.evidence import Reading
 from narthex.doctor.finding import Finding, Severity
+from narthex.testing.evidence import diagnosis_of
 
 First = Callable[..., Finding]
 Causes = Callable[..., list[str]]
@@ -185,3 +186,31 @@ def test_low_vram_mode_is_said_to_be_harmless(says: Says) -> None:
     found = says(ollama_log=log)
     assert [(one.cause, one.severity) for one in found] == [("low_vram_mode", Severity.INFO)]
     assert "8.0 GiB" in found[0].why
+
+
+@pytest.mark.parametrize(
+    ("version", "asked", "suspected"),
+    [
+        ("0.5.4", "996.0 GiB", True),  # up to four slots, where none are set
+        ("0.9.0", "164.8 GiB", True),  # up to two
+        ("0.12.6", "996.0 GiB", False),  # one
+        ("0.5.4", "27.0 GiB", False),  # a model that is a little too large
+    ],
+)
+def test_an_absurd_need_is_perhaps_one_of_many_slots(version: str, asked: str, suspected: bool) -> None:
+    log = (
+        f'level=INFO source=routes.go:1238 msg="Listening on 127.0.0.1:11434 (version {version})"\n'
+        f'level=INFO msg="NewLlamaServer failed" error="model requires more system memory ({asked}) than is '
+        'available (26.0 GiB)"\n'
+    )
+    causes = [finding.cause for finding in diagnosis_of(ollama_log=log).findings if finding.is_trouble]
+    assert causes == ["host_ram_insufficient", "num_parallel_multiplies_kv"][: 1 + suspected]
+
+
+def test_a_model_that_is_larger_than_the_machine_needs_no_slots_for_that() -> None:
+    text = (
+        "deepseek-v2.5:latest    409b2dd8a3c4    132 GB    2 minutes ago\n"
+        "Error: model requires more system memory (164.8 GiB) than is available (13.4 GiB)\n"
+    )
+    (finding,) = diagnosis_of(commands=text).findings
+    assert finding.cause == "host_ram_insufficient"

@@ -11,8 +11,10 @@ from narthex.doctor.rules.memory import failures, host_memory, oom_signs, placem
 from narthex.doctor.rules.memory.amounts import size_of
 from narthex.doctor.rules.memory.failures import Phase
 from narthex.doctor.rules.memory.placement import Reason
+from narthex.doctor.rules.model.telling import version
 from narthex.doctor.sign import Sign
 from narthex.doctor.story import Load, loads
+from narthex.engines.ollama.eras import default_parallel
 from narthex.units import GIB, format_size
 
 SET = Sign(r"OLLAMA_NUM_PARALLEL[:=] ?\"?(?P<slots>[1-9]\d*)")
@@ -28,6 +30,7 @@ REMEDY = Remedy(
 
 
 _MANY = 8  # so many whole contexts outweigh the weights of most models
+_ABSURD = 3  # so many times the memory that is there is asked for by no model that was chosen for it
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
@@ -61,6 +64,41 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             why=f"{slots} slots are set, so the cache is {slots} times that of one, and memory ran out.",
             remedy=REMEDY,
         )
+    elif hit is None and not any(load.parallel for load in loads(evidence)):
+        yield from _by_default(evidence)
+
+
+def _by_default(evidence: Evidence) -> Iterator[Finding]:
+    """Ollama 0.2 to 0.9 took several slots by itself. A need that is several times the machine, by a model
+    that is not so large itself, is mostly cache."""
+    hit = evidence.last(host_memory.REFUSED)
+    needs, has = (size_of(hit["needs"]), size_of(hit["has"])) if hit else (None, None)
+    told = version(evidence)
+    slots = default_parallel(told) if told else 0
+    file = _largest(evidence)
+    if hit is None or not needs or not has or needs < _ABSURD * has or slots == 1 or file > has:
+        return
+    one = file + (needs - file) / slots if file and slots else None
+    of = f"Ollama {told} takes up to {slots} slots" if slots else "Ollama 0.2 to 0.9 takes up to 4 slots"
+    yield Finding(
+        cause="num_parallel_multiplies_kv",
+        title="Perhaps parallel slots multiply the memory for the context",
+        severity=Severity.WARNING,
+        confidence=0.66 if one and one <= has else 0.45 if slots else 0.4,
+        evidence=(hit.quote(),),
+        why=(
+            f"{hit['needs']} are {needs / has:.0f} times what is available. {of} where none are set, each "
+            "with a cache for the whole context; no line here tells how many there were."
+            + (f" With one slot it would be about {format_size(round(one))}." if one else "")
+        ),
+        remedy=REMEDY,
+    )
+
+
+def _largest(evidence: Evidence) -> int:
+    """Of the models that ``ollama list`` tells, bytes; 0 where it is not there."""
+    rows = evidence.search(r"\b[0-9a-f]{12} (?P<size>\d[\d.]* [GM]B)\b", "commands")
+    return max((size_of(row["size"]) or 0 for row in rows), default=0)
 
 
 def _confidence(evidence: Evidence, slots: int) -> float:
