@@ -12,7 +12,7 @@ from collections.abc import Callable
 from narthex.doctor.evidence import Entry
 from narthex.doctor.reading.words import Words
 
-_HASHES = re.compile(rb"[0-9a-f]{12,}")  # digests, ids of containers and cards
+_HASHES = re.compile(rb"[0-9a-f]{8,}(?:-[0-9a-f]{4})*")  # digests, ids of containers, cards and requests
 _MOST = 20_000  # shapes that are remembered
 
 
