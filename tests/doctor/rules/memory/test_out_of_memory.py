@@ -240,3 +240,19 @@ HARMLESS = {
 @pytest.mark.parametrize("log", HARMLESS.values(), ids=HARMLESS)
 def test_harmless_lines_bring_no_finding(causes: Causes, log: str) -> None:
     assert causes(ollama_log=log) == []
+
+
+def test_comfyui_that_tells_cudas_words_without_pytorchs_ran_out_of_memory(first: First) -> None:
+    log = (
+        "Requested to load WAN21\nloaded partially; 5167.08 MB usable, 4633.39 MB offloaded\n"
+        "!!! Exception during processing !!! CUDA error: out of memory\n"
+    )
+    assert first(comfyui_log=log).cause == "comfyui_vram_oom"
+
+
+def test_a_small_buffer_that_vulkan_could_not_get_is_no_single_large_one(first: First) -> None:
+    log = (
+        "ggml_vulkan: Device memory allocation of size 118497280 failed.\n"
+        "ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory\n"
+    )
+    assert first(llama_server_log=log).cause == "vram_oom_on_load"

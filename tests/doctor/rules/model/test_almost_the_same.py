@@ -80,3 +80,17 @@ def test_a_device_is_known_from_its_words_alone(text: str) -> None:
     (start,) = starts(evidence_of(ollama_log=text))
     (gpu,) = start.gpus
     assert (gpu.library, gpu.name, gpu.compute) == ("cuda", "NVIDIA GeForce RTX 3090", "8.6")
+
+
+REFUSED = '[GIN] 2024/11/04 - 22:02:56 | 400 |      5.3135ms |       127.0.0.1 | POST     "/api/embed"\n'
+
+
+def test_embeddings_that_are_always_refused_fail(causes: Causes) -> None:
+    assert causes(ollama_log=REFUSED * 3) == ["embedding_failure"]
+    assert causes(ollama_log=REFUSED) == []
+    assert causes(ollama_log=REFUSED * 3 + REFUSED.replace("400", "200")) == []
+
+
+def test_a_text_too_long_for_an_embedding_is_no_prompt_that_is_too_long(causes: Causes) -> None:
+    said = '{ "error": "input length exceeds maximum context length", "status_code": 400 }'
+    assert causes(client_error=said) == ["embedding_failure"]

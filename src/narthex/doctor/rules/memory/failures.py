@@ -197,12 +197,12 @@ def _phase(
         return Phase.WORK, True
     if _LOADING.search(text) or (load is not None and load.end in ("failed", "")):
         return Phase.LOAD, True
-    return _usual(told, text)
+    return _usual(told, text, asked)
 
 
-def _usual(told: str, text: str) -> tuple[Phase, bool]:
+def _usual(told: str, text: str, asked: int | None) -> tuple[Phase, bool]:
     """What such a line most often means, where nothing stands around it."""
-    if oom_signs.LARGE_BUFFER.pattern.search(told):
+    if oom_signs.LARGE_BUFFER.pattern.search(told) and (asked or 0) >= GIB:
         return Phase.COMPUTE, False
     if oom_signs.CUDA_OOM.pattern.search(told):
         return Phase.WORK, bool(_POOL.search(text))

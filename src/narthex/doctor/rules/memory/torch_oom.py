@@ -16,7 +16,7 @@ from narthex.units import GIB
 OOM = Sign(
     r"OutOfMemoryError|Allocation on device\b|(?:CUDA|HIP|MPS|XPU)(?: backend)? out of memory"
     r"|Got an OOM, unloading all loaded models|not enough GPU video memory available"
-    r"|AcceleratorError: (?:CUDA|HIP) error: out of memory|RuntimeError: CUDA error: out of memory",
+    r"|(?:AcceleratorError|RuntimeError|during processing !+):? (?:CUDA|HIP) error: out of memory",
     words=[
         "outofmemoryerror",
         "allocation on device",

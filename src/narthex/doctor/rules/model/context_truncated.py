@@ -130,6 +130,8 @@ def _ceiling_alone(evidence: Evidence, ceiling: Sequence[Hit]) -> Iterator[Findi
 
 def _of_embedding(evidence: Evidence, hit: Hit) -> bool:
     """Whether it is a text for an embedding that was too long: another rule tells of those."""
+    if "exceeds maximum context length" in hit.entry.plain.lower():
+        return True
     if "input length exceeds" not in hit.entry.plain.lower() and "embed" not in hit.entry.plain.lower():
         return False
     failed = any(one.path in PATHS and one.status in (400, 500) for one in requests(evidence))

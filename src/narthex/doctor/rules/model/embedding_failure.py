@@ -15,6 +15,9 @@ from narthex.doctor.story import Request, requests
 
 PATHS = ("/api/embed", "/api/embeddings", "/v1/embeddings")
 NOT_A_NUMBER = Sign(r"unsupported value: NaN|embeddings?\b.{0,60}\bNaN\b|NaN .{0,40}embedding", words=["nan"])
+# Ollama says this of texts for embeddings alone; the newer «the input length exceeds the context length»
+# also of a prompt that must not be cut.
+TOO_LONG_TEXT = Sign(r"input length exceeds maximum context length")
 UNABLE = Sign(r"does not support embeddings?|embeddings? (?:endpoint )?(?:is|are) not (?:supported|enabled)")
 TOO_LONG = Sign(
     r"input (?:\(\d+ tokens\) )?is too large to process"
@@ -27,6 +30,10 @@ FAILED = Sign(
     r"|/api/embed\S*['\"]?[^|]{0,60}(?:\b50[01]\b|Internal Server Error)"
     r"|(?:\b50[01]\b|Internal Server Error)[^|]{0,120}/api/embed",
     words=["embedding", "/api/embed"],
+)
+_REFUSED = (
+    "Ollama refuses them and says why only in its answer: most often the text is longer than the model's "
+    "context, or an option is wrong"
 )
 _LOOKED_AT = 60  # failed requests, the last ones; looking around each costs time
 BAD = frozenset({400, 500, 501})
@@ -67,10 +74,23 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     """Words about embeddings, or failed requests for them whose reason is not another cause."""
     failed = [one for one in requests(evidence) if one.path in PATHS and one.status in BAD]
     told = _told(evidence, failed)
-    silent = [one for one in failed[-_LOOKED_AT:] if one.status != 400 and not _explained(evidence, one)]
+    # A text or an option that Ollama does not take is no failure of the model, and seldom logged: it counts
+    # where it came again, and nothing but that.
+    refused = (
+        len(failed) > 1
+        and all(one.status == 400 for one in failed)
+        and not any(one.path in PATHS and one.status == 200 for one in requests(evidence))
+    )
+    silent = [
+        one
+        for one in failed[-_LOOKED_AT:]
+        if (one.status != 400 or refused) and not _explained(evidence, one)
+    ]
     if not told and not silent:
         return
     words, reason, confidence = _reason(told)
+    if refused and not told:
+        reason, confidence = _REFUSED, 0.55
     count = max(len(failed), 1)
     last = failed[-1].entry if failed else told[-1].entry
     event = count == 1 and len(good_later(evidence, last)) >= MANY_GOOD
@@ -88,7 +108,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
 
 def _told(evidence: Evidence, failed: Sequence[Request]) -> list[Hit]:
     """Lines that give the reason. A too long input is one only where embeddings are spoken of."""
-    hits = evidence.hits(NOT_A_NUMBER, UNABLE)
+    hits = evidence.hits(NOT_A_NUMBER, UNABLE, TOO_LONG_TEXT)
     if failed or evidence.has(FAILED):
         hits = [*hits, *evidence.hits(TOO_LONG)]
     loose = [hit for hit in evidence.hits(FAILED) if rivals.found(evidence, hit.entry) is None]
@@ -171,6 +191,6 @@ RULE = Rule(
             how="The 500 comes after a round time, with «context canceled».",
         ),
     ),
-    signs=(NOT_A_NUMBER, UNABLE, TOO_LONG, FAILED),
+    signs=(NOT_A_NUMBER, UNABLE, TOO_LONG, TOO_LONG_TEXT, FAILED),
     check=check,
 )
