@@ -39,6 +39,15 @@ CARRIERS = (
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA{} ada@box",
     "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1r{}\n-----END OPENSSH PRIVATE KEY-----",
     "-----BEGIN RSA PRIVATE KEY-----\nMIIE{}",
+    "ExecStart=/usr/bin/llama-server --api-key {} --port 8080",
+    'cmd="[\'llama-server\', \'--api-key\', \'{}\']"',
+    '["--hf-token","{}"]',
+    "curl -u ada:{} http://127.0.0.1:11434/api/tags",
+    "curl --user 'ada:{}' http://127.0.0.1:11434",
+    "sshpass -p {} ssh box",
+    "GET /v1beta/models?key={}&alt=json HTTP/1.1",
+    "tskey-auth-{}",
+    "WEBHOOK_URL=https://hooks.slack.com/services/T0/B0/{}",
 )
 PROMPTS = (
     'level=DEBUG source=routes.go:1 msg="chat request" images=0 prompt="<|user|>{}"',
@@ -50,6 +59,7 @@ PROMPTS = (
     '{{"content":[{{"type":"text","text":"{}',
     '{{"name":"lookup","arguments":{{"who":"{}"}}}}',
     "Parsing chat message: {}",
+    'level=DEBUG source=routes.go:1 msg="generate request" prompt={} images=0',
 )
 
 
@@ -147,6 +157,8 @@ LINES_THAT_STAY = (
     "http://172.17.0.1:11434 is refused",
     "open_webui:send_get_request:98 - Connection error: 403, message='Attempt to decode JSON', url='http://x:1'",
     "HF_TOKEN: OLLAMA_DEBUG:INFO OLLAMA_HOST:http://127.0.0.1:11434",
+    "docker run -u 1000:1000 --user 0:0 -e OLLAMA_DEBUG=1 ollama/ollama",
+    "llama-server --model m.gguf --ctx-size 4096 --port 8080 --no-webui",
 )
 
 
@@ -216,3 +228,9 @@ def test_no_line_takes_long_however_odd_it_is(piece: str) -> None:
     """A run of backslashes once took a pattern that began anew at each of them half a minute."""
     text = (piece * (8000 // len(piece)) + "\n") * 40
     assert Redactor().text(text).count("\n") == 40
+
+
+def test_a_long_word_is_looked_through_once() -> None:
+    """Not once from each of its letters: that took minutes for one line."""
+    word = "a." * 100_000
+    assert Redactor().text(word) == word

@@ -29,6 +29,7 @@ _KNOWN = (
     r"|github\.com|githubusercontent\.com|nvidia\.com|amd\.com|pypi\.org|pythonhosted\.org|openwebui\.com"
     r"|openai\.com|anthropic\.com|cluster\.local)"
 )
+SCHEME = r"[a-z][a-z0-9+.-]{0,20}"  # of a URL; bounded, so that a long word is looked through once only
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 # Loopback, «any», Docker's first bridge and Tailscale's name server are the same on every machine.
 _COMMON = r"127\.|0\.0\.0\.0(?![\d.])|172\.17\.0\.1(?![\d.])|100\.100\.100\.100(?![\d.])"
@@ -54,7 +55,7 @@ _SYSLOG = _compile(
     r"([\w.-]+)(?= (?:[\w@./-]+\[\d+\]|kernel|sudo|systemd|dockerd): )"
 )
 _URL_HOST = _compile(
-    rf"(\b[a-z][a-z0-9+.-]*://(?:<secret>@)?)(?![\w.-]*\b{_KNOWN}(?![\w.-]))((?:[\w-]+\.)+[a-z][\w-]*)(?![\w.-])"
+    rf"(\b{SCHEME}://(?:<secret>@)?)(?![\w.-]*\b{_KNOWN}(?![\w.-]))((?:[\w-]+\.)+[a-z][\w-]*)(?![\w.-])"
 )
 _SHELL = _compile(r"(?<![\w.@/+-])([a-z_][\w.-]*)@([\w.-]+)(?=[: ][^\n$#%]{0,120}[$#%]( |$))")
 _MAIL = _compile(

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from narthex.doctor.private_names import Names, PrivateNames
+from narthex.doctor.private_names import SCHEME, Names, PrivateNames
 
 HIDDEN = "<secret>"
 TEXT = "<text>"
@@ -94,16 +94,35 @@ _SECRETS = (
     _kind("tokens", r"\b((?:bearer|basic)\s+)(?=[\w~+/.=-]*[\d=_.-])[\w~+/.=-]{6,}", rf"\1{HIDDEN}"),
     _kind(
         "passwords in addresses",
-        r"(\b[a-z][a-z0-9+.-]*:\\?/\\?/)[^/\s\"'<>@]*(?:@[^/\s\"'<>@]*)*@",
+        rf"(\b{SCHEME}:\\?/\\?/)[^/\s\"'<>@]*(?:@[^/\s\"'<>@]*)*@",
         rf"\1{HIDDEN}@",
     ),
     _kind(
         "tokens",
         r"\b(?:sk-|rk-|pk-|sk_live_|sk_test_|gh[pousr]_|github_pat_|glpat-|hf_|xox[abprs]-|dckr_pat_|pypi-"
-        r"|npm_|nvapi-|gsk_|r8_|tvly-|ya29\.|akia|asia|aiza)[a-z0-9_+=-][\w.+=-]{7,}",
+        r"|npm_|nvapi-|gsk_|r8_|tvly-|tskey-|ya29\.|akia|asia|aiza)[a-z0-9_+=-][\w.+=-]{7,}",
         HIDDEN,
     ),
     _kind("tokens", r"\beyJ[\w-]{6,}\.[\w-]{4,}(?:\.[\w-]*)?", HIDDEN),
+    _kind(
+        "tokens",
+        r"(\b(?:hooks\.slack\.com/services|discord(?:app)?\.com/api/webhooks)/)[\w/-]+",
+        rf"\1{HIDDEN}",
+    ),
+    _kind("secrets by their name", r"([?&]key=)[^\s&\"'\\<]+", rf"\1{HIDDEN}"),
+    # on a command line: --api-key X, also as a list of words; curl -u NAME:X, which is no user's number
+    _kind(
+        "secrets by their name",
+        rf"(?P<name>(?<![\w.-])--{_NAMES}(?![\w.-]))(?P<sep>[\"'\\]*(?:,[ \t]*|[ \t]+))"
+        rf"(?!-|[\"'\\]*{_HARMLESS})(?P<value>{_quoted('q')}|{_BARE})",
+        _named,
+    ),
+    _kind(
+        "passwords on command lines",
+        r"((?<![\w-])(?:-u|--(?:proxy-)?user)[ =]+[\"']?[^\s:\"'/]{1,80}:)(?!\d+(?!\w))[^\s\"']+",
+        rf"\1{HIDDEN}",
+    ),
+    _kind("passwords on command lines", r"(\bsshpass\s+-p\s*)\S+", rf"\1{HIDDEN}"),
     # a password may be a sentence
     _kind(
         "secrets by their name",
@@ -134,6 +153,8 @@ _PROMPTS = tuple(
         # Ollama's own lines: a number is a count of tokens and stays
         rf"(?P<field>(?<![\w.])(?:prompt|content|messages|input|query)=)"
         rf"(?P<value>{_quoted('q')}|\[[^\n]*|\{{[^\n]*)",
+        # one word needs no quotes there
+        r"(?P<field>(?<![\w.])prompt=)(?P<value>(?![-\d.,]+(?!\w)|<)[^\s\"'\\\[{][^\s\"'\\]*)",
         r"(?P<field>(?:formatted (?:chat )?prompt|parsing (?:chat message|input[^:\n]*)"
         r"|user (?:prompt|message|input)|input text)\s*:\s*)(?P<value>\S[^\n]*)",
         # pictures and sounds
