@@ -280,3 +280,19 @@ def test_an_earlier_start_with_the_gpu_makes_a_suspicion(says: Says) -> None:
 )
 def test_other_spellings_of_the_engines_refusal(says: Says, text: str) -> None:
     assert says(client_error=text)[0].cause == "container_toolkit_or_driver_missing"
+
+
+def test_a_container_that_was_started_anew_has_its_gpu_back(says: Says) -> None:
+    lost = (
+        'cuda driver library failed to get device context 800time=2025-07-11T07:00:00Z level=WARN msg="x"\n'
+    )
+    back = 'time=2025-07-11T08:00:00Z level=INFO msg="inference compute" id=0 library=cuda name="RTX 3080"\n'
+    assert says(docker_log=lost)[0].cause == "container_gpu_lost_cgroup"
+    assert not any(row.is_trouble for row in says(docker_log=lost + back))
+
+
+def test_a_lost_gpu_that_ollama_ps_still_names_is_lost(says: Says) -> None:
+    text = "$ docker exec ollama nvidia-smi\nFailed to initialize NVML: Unknown Error\n$ ollama ps\n"
+    assert (
+        says(commands=text + "llama3 365 6.2 GB 100% GPU 4 minutes\n")[0].cause == "container_gpu_lost_cgroup"
+    )

@@ -156,3 +156,37 @@ def test_a_typographic_apostrophe_changes_nothing(gpu_says: Says) -> None:
     said = "NVIDIA-SMI has failed because it couldn‘t communicate with the NVIDIA driver.\n"
     found = gpu_says(client_error=said)[0]
     assert (found.cause, found.severity) == ("driver_not_loaded", Severity.CRITICAL)
+
+
+RESTARTED = (
+    'time=2027-01-05T09:40:35Z level=INFO msg="Listening on 127.0.0.1:11434 (version 0.12.9)"\n'
+    'time=2027-01-05T09:40:36Z level=INFO msg="inference compute" id=0 library={} name=0 total="16.0 GiB"\n'
+    '[GIN] 2027/01/05 - 09:41:10 | 200 |  2.1s |       127.0.0.1 | POST     "/api/chat"\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "library"),
+    [
+        ("HW Exception by GPU node-1 (Agent handle: 0x7f) reason :GPU Hang\n", "ROCm"),
+        ("CUDA error: no kernel image is available for execution on the device\n", "CUDA"),
+        (
+            'msg=subprocess environment="[HIP_VISIBLE_DEVICES=1 ROCR_VISIBLE_DEVICES=GPU-1]"\n'
+            "ggml_cuda_init: failed to initialize ROCm: no ROCm-capable device is detected\n",
+            "ROCm",
+        ),
+    ],
+    ids=["ROCm fault", "no kernel", "filtered twice"],
+)
+def test_a_fault_before_a_start_that_worked_is_no_trouble(gpu_says: Says, text: str, library: str) -> None:
+    assert [row.is_trouble for row in gpu_says(ollama_log=text)] == [True]
+    assert not any(row.is_trouble for row in gpu_says(ollama_log=text + RESTARTED.format(library)))
+
+
+def test_amdgpu_resets_by_the_desktop_are_a_suspicion(gpu_says: Says) -> None:
+    text = (
+        "kernel: amdgpu 0000:08:00.0: ring gfx_0.0.0 timeout, signaled seq=5, emitted seq=7\n"
+        "kernel: amdgpu 0000:08:00.0:  Process {0} pid 3503 thread {0}:cs0 pid 3539\n"
+    )
+    assert gpu_says(dmesg=text.format("llama-server"))[0].confidence >= 0.8
+    assert gpu_says(dmesg=text.format("kwin_wayland"))[0].confidence < 0.5

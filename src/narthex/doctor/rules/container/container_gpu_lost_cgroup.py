@@ -9,6 +9,7 @@ from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.container import inside
+from narthex.doctor.rules.gpu import where
 from narthex.doctor.rules.memory import torch_oom
 from narthex.doctor.sign import Sign
 from narthex.doctor.story import loads, starts
@@ -86,8 +87,8 @@ REMEDY = Remedy(
 
 def check(evidence: Evidence) -> Iterator[Finding]:
     """Permission refused where the card itself is well; with the reload that did it, if that is told."""
-    nvml = evidence.last(NVML)
-    refused = [hit for hit in (evidence.last(NOT_PERMITTED), evidence.last(DENIED)) if hit is not None]
+    nvml = _last(evidence, NVML)
+    refused = [hit for hit in (_last(evidence, NOT_PERMITTED), _last(evidence, DENIED)) if hit is not None]
     reload_ = evidence.last(RELOAD)
     empty = [one for one in torch_oom.torch_ooms(evidence) if one.is_empty]
     hits = [hit for hit in (nvml, *refused) if hit is not None]
@@ -105,6 +106,13 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         yield _of_empty(evidence, empty[-1])
     elif (lost := _lost(evidence)) is not None:
         yield lost
+
+
+def _last(evidence: Evidence, sign: Sign) -> Hit | None:
+    """The last such line, unless a start found a GPU after it. «ollama ps» says GPU of a lost one, too."""
+    hit = evidence.last(sign)
+    over = hit is not None and where.gpu_after(evidence, hit.entry, *where.LIBRARIES) is not None
+    return None if over else hit
 
 
 def _confidence(evidence: Evidence, nvml: Hit | None, refused: list[Hit], reload_: Hit | None) -> float:
@@ -163,7 +171,14 @@ def _lost(evidence: Evidence) -> Finding | None:
             )
     for before, after in pairwise(begun):
         same = before.source == after.source and before.stream == after.stream
-        if same and before.gpus and after.only_cpu and inside.is_contained(evidence, after.entry):
+        back = where.gpu_after(evidence, after.entry)
+        if (
+            same
+            and before.gpus
+            and after.only_cpu
+            and not back
+            and inside.is_contained(evidence, after.entry)
+        ):
             return _finding(
                 evidence,
                 [],
@@ -241,7 +256,17 @@ RULE = Rule(
         LookAlike(cause="comfyui_vram_oom", how="The card is really full, and nvidia-smi inside works."),
         LookAlike(cause="driver_library_mismatch", how="NVML says so: «Driver/library version mismatch»."),
     ),
-    signs=(NVML, UNREFRESHED, NOT_PERMITTED, DENIED, RELOAD, NO_GPUS, *torch_oom.SIGNS, *inside.SIGNS),
+    signs=(
+        NVML,
+        UNREFRESHED,
+        NOT_PERMITTED,
+        DENIED,
+        RELOAD,
+        NO_GPUS,
+        *torch_oom.SIGNS,
+        *inside.SIGNS,
+        *where.SIGNS,
+    ),
     check=check,
     explains=("vram_not_recovered", "partial_offload_slow", "gpu_not_visible", "comfyui_job_failed"),
     overrules=(

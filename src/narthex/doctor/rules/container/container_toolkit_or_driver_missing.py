@@ -9,6 +9,7 @@ from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.container import inside
+from narthex.doctor.rules.gpu import where
 from narthex.doctor.sign import Sign
 
 NO_DRIVER = Sign(
@@ -83,6 +84,8 @@ REMEDY = Remedy(
 def check(evidence: Evidence) -> Iterator[Finding]:
     """The engine's or the toolkit's refusal in so many words; else what collectors saw."""
     refused = evidence.last(NO_DRIVER) or evidence.last(NO_RUNTIME) or evidence.last(CDI)
+    if refused is not None and where.gpu_after(evidence, refused.entry, *where.LIBRARIES) is not None:
+        return  # a later start got its GPU
     failed = [hit for hit in evidence.hits(LIBRARY, CLI) if not _other_cause(evidence, hit)]
     missing = evidence.last(NO_TOOL)
     if refused is not None:
@@ -233,7 +236,18 @@ RULE = Rule(
         LookAlike(cause="driver_library_mismatch", how="The toolkit says «driver/library version mismatch»."),
         LookAlike(cause="container_started_without_gpu", how="The container runs; nobody asked for a GPU."),
     ),
-    signs=(NO_DRIVER, NO_RUNTIME, CLI, LIBRARY, CDI, TWO_ENGINES, NO_TOOL, APPLE, *inside.SIGNS),
+    signs=(
+        NO_DRIVER,
+        NO_RUNTIME,
+        CLI,
+        LIBRARY,
+        CDI,
+        TWO_ENGINES,
+        NO_TOOL,
+        APPLE,
+        *inside.SIGNS,
+        *where.SIGNS,
+    ),
     check=check,
     readings=("docker.engine", "docker.toolkit"),
     explains=("ollama_unreachable", "owui_cannot_reach_ollama", "comfyui_unreachable"),

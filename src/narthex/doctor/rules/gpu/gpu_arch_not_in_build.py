@@ -75,6 +75,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             for hit in (*evidence.hits(cuda.NO_KERNEL), *cuda.with_code(evidence, 200, 209))
         }.values()
     )
+    failed = [hit for hit in failed if not where.mended(evidence, hit.entry)]
     left_out = where.standing(evidence, evidence.hits(SKIPPED, TOO_OLD_CARD, TORCH))
     left_out += [
         hit for hit in where.standing(evidence, evidence.hits(TORCH_RANGE)) if _outside(evidence, hit)

@@ -136,7 +136,8 @@ def _named(evidence: Evidence, hit: Hit) -> Hit:
 def _filtered_twice(evidence: Evidence) -> tuple[str, str, list[Quote]] | None:
     """ROCm first takes the cards of ROCR_VISIBLE_DEVICES, then counts anew for the second variable: a number
     that fits the machine then names no card."""
-    none = [hit for hit in evidence.hits(cuda.NO_DEVICE) if "rocm" in hit.entry.plain.lower()]
+    none = where.standing(evidence, evidence.hits(cuda.NO_DEVICE))
+    none = [hit for hit in none if "rocm" in hit.entry.plain.lower()]
     for hit in evidence.hits(TWICE) if none else ():
         given = dict(_GIVEN.findall(hit.entry.plain))
         left = len(given.get("ROCR_VISIBLE_DEVICES", "").split(","))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+
+import msgspec
 
 from narthex.doctor.evidence import Entry, Evidence, Hit
 from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
@@ -26,6 +29,8 @@ FREE = Sign(
     r"|available)=\"(?P<free>[\d.]+) GiB",
     words=["using device rocm", "library=rocm", 'library="rocm'],
 )
+_PROCESS = re.compile(r"Process (?:information: process )?([^\s:]+) pid \d")
+_COMPUTES = re.compile(r"ollama|llama|python|comfy|vllm|pt_main|rocm|hip|runner", re.IGNORECASE)
 _SMALL = 0.6  # of the free memory: what is refused below that is not refused for lack of memory
 
 REMEDY = Remedy(
@@ -95,13 +100,24 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     hits = [*faults, *shown, *refused]
     if not hits:
         return
-    if faults and shown:
+    others = _desktop(evidence, shown) if not (faults or refused) else ""
+    over = all(where.mended(evidence, hit.entry) for hit in hits)
+    if over or others:
+        sure = 0.4
+    elif faults and shown:
         sure = 0.95
     elif faults:
         sure = 0.85
     else:
         sure = 0.8 if shown else 0.7
-    yield _finding(hits, sure, "ROCm fails below Ollama", _why(faults, shown, refused), REMEDY)
+    why = _why(faults, shown, refused)
+    if others:
+        why += f" All of them by {others}, which does not compute models."
+    if over:
+        why += " Ollama was started anew since, and worked on the GPU."
+    severity = Severity.INFO if over else Severity.WARNING if others else Severity.ERROR
+    found = _finding(hits, sure, "ROCm fails below Ollama", why, REMEDY)
+    yield msgspec.structs.replace(found, severity=severity)
 
 
 def _denied(hits: list[Hit]) -> str:
@@ -126,6 +142,13 @@ def _finding(hits: list[Hit], sure: float, title: str, why: str, remedy: Remedy)
             ),
         ),
     )
+
+
+def _desktop(evidence: Evidence, shown: list[Hit]) -> str:
+    """The programs that the kernel names, where none of them is one that computes models; else ""."""
+    near = [entry for hit in shown for entry in evidence.around(hit.entry, 0, 3)]
+    names = dict.fromkeys(found[1] for entry in near if (found := _PROCESS.search(entry.plain)))
+    return "" if any(_COMPUTES.search(name) for name in names) else ", ".join([*names][:3])
 
 
 def _is_amd(hit: Hit) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 from narthex.doctor.evidence import Entry, Evidence, Hit
 from narthex.doctor.sign import Sign
 from narthex.doctor.signs import cuda, kernel, ollama
-from narthex.doctor.story import starts
+from narthex.doctor.story import loads, requests, starts
 
 CPU_TOLD = Sign(
     r"no compatible GPUs were discovered|\bno GPU detected|no GPU, using CPU|falling back to CPU\b"
@@ -63,6 +63,7 @@ WINDOWS = Sign(
     first=5,
     last=5,
 )
+LIBRARIES = ("cuda", "rocm", "vulkan", "metal")  # what a start names: a GPU was found then
 _LIBRARY = re.compile(r"\blibrary=\"?(\w+)")
 SIGNS = (CPU_TOLD, GPU_TOLD, LAYERS, WINDOWS)
 
@@ -143,6 +144,14 @@ def comes_after(one: Entry, other: Entry) -> bool:
 def standing(evidence: Evidence, hits: list[Hit]) -> list[Hit]:
     """Those after which no GPU was used: the others are over."""
     return [hit for hit in hits if gpu_after(evidence, hit.entry) is None]
+
+
+def mended(evidence: Evidence, entry: Entry) -> bool:
+    """Whether Ollama was started anew after this line, found a GPU and then did its work."""
+    later = [start for start in starts(evidence) if start.gpus and comes_after(start.entry, entry)]
+    done = [load.entry for load in loads(evidence) if load.end == "ready"]
+    done += [one.entry for one in requests(evidence) if one.works and one.status == 200]
+    return any(comes_after(one, start.entry) for start in later for one in done)
 
 
 def nvidia_traces(evidence: Evidence) -> Iterator[Hit]:
