@@ -207,6 +207,13 @@ def test_an_old_line_tells_its_age() -> None:
     assert "ago)" not in shown(diagnosis(finding(evidence=(msgspec.structs.replace(quote, time="05:00"),))))
 
 
+def test_what_was_read_from_the_machine_is_said_to_be_a_reading() -> None:
+    quote = Quote(source="host", line=19, text="0.0.0.0:11434 is held by Ollama")
+    assert "   a reading of the machine (host:19)\n   │ 0.0.0.0" in shown(
+        diagnosis(finding(evidence=(quote,)))
+    )
+
+
 def test_a_long_answer_is_told_again_at_its_end() -> None:
     text = shown(diagnosis(finding(), finding("disk_full", title="The disk is full"), facts=9))
     assert text.splitlines()[-2:] == [

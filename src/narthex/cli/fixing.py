@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import click
+import msgspec
 
 from narthex.cli.examination import BY_SLUG, look_since
 from narthex.doctor.finding import Command, Diagnosis
@@ -36,7 +37,8 @@ class Terminal:
         if command.argv and " ".join(command.argv) != command.text:
             lines.append(f"    runs: {' '.join(command.argv)}")
         if command.request is not None and command.request.url not in command.text:
-            lines.append(f"    sends: POST {command.request.url} {command.request.body}")
+            body = msgspec.json.encode(command.request.body).decode()
+            lines.append(f"    sends: POST {command.request.url} {body}")
         click.echo("\n".join(["", *lines]), err=True)
 
     def ask(self, question: str) -> bool:
@@ -50,9 +52,8 @@ class Terminal:
 def fix(diagnosis: Diagnosis, record: Record, *, yes: bool) -> ExitCode:
     """Exit code 0 where everything that was found is gone."""
     talk = Terminal()
-    click.echo("", err=True)
     results = mend(diagnosis, talk, record, Rechecker(look_since, BY_SLUG), yes=yes)
-    talk.say(_end(results))
+    talk.say(f"\n{_end(results)}")
     return ExitCode.OK if all(row.gone for row in results) else ExitCode.FAILURE
 
 

@@ -110,13 +110,15 @@ class _Work:
     def __init__(self, finding: Finding, talk: Talk, record: Record, recheck: Recheck, yes: bool) -> None:
         self._finding, self._talk, self._record, self._recheck = finding, talk, record, recheck
         self._yes = yes
+        self._sure = finding.confidence >= SURE
         self._steps: list[str] = []
         self._gone: bool | None = None
 
     def go(self) -> None:
         """Each step in turn, until it is gone."""
         finding = self._finding
-        self._talk.say(f"{finding.title.rstrip('.')}: {finding.remedy.text}")
+        title = finding.title.rstrip(".") if self._sure else f"Maybe: {finding.title.rstrip('.')}"
+        self._talk.say(f"\n{title}. {finding.remedy.text}")
         ways = {self._way(command) for command in finding.remedy.commands}
         if not ways - {Way.SHOW}:
             self._talk.say(self._why_nothing())
@@ -136,15 +138,14 @@ class _Work:
         return Mended(finding=self._finding, steps=tuple(self._steps), gone=self._gone)
 
     def _way(self, command: Command) -> Way:
-        sure = self._finding.confidence >= SURE
-        return way_of(command, yes=self._yes, present=self._talk.present, sure=sure)
+        return way_of(command, yes=self._yes, present=self._talk.present, sure=self._sure)
 
     def _why_nothing(self) -> str:
         """Not one step may be taken; they stand in the diagnosis."""
         commands = self._finding.remedy.commands
         if not any(_is_own(command) for command in commands):
             return "Its steps are yours to take; narthex takes none of them by itself."
-        if self._yes and self._finding.confidence < SURE:
+        if self._yes and not self._sure:
             return "It is only a suspicion, and nobody is here to say yes: nothing is done."
         return "Nobody is here to say yes: nothing is done."
 
@@ -166,7 +167,7 @@ class _Work:
         self._record.remedy(self._finding, command.text, "done" if done.worked else "failed", done.answer)
         if done.worked:
             self._steps.append(command.text)
-        self._talk.say(_how_it_went(done))
+        self._talk.say(_how_it_went(command, done))
         return done.worked
 
     def _look_again(self, since: float) -> None:
@@ -239,9 +240,11 @@ def _why_only_shown(command: Command) -> str:
     return "It needs root: run it yourself, narthex never does." if command.root else "It is yours to do."
 
 
-def _how_it_went(done: Done) -> str:
+def _how_it_went(command: Command, done: Done) -> str:
     if not done.worked:
         return f"It did not work: {done.answer or 'no word of why'}"
+    if command.request is not None:  # the service's answer is for the journal
+        return "Done."
     return f"Done: {done.answer}" if done.answer else "Done."
 
 

@@ -32,6 +32,7 @@ _COLOURS = {
 }
 _ROOT = re.compile(r"\broot\b", re.IGNORECASE)
 _PROSE = re.compile(r"[A-Z][a-z]")  # «Set …», «In OpenWebUI: …»: nobody copies it into a shell
+_HOST = "host"  # the source of what collectors read
 _VARIES = re.compile(r"\d+|\b[0-9a-f]{8,}\b|(?<=sha256-)[0-9a-f]+")
 _OPENING = 80  # characters by which two lines are alike
 _TITLES = {rule.slug: rule.title for rule in RULES}
@@ -185,7 +186,8 @@ def _evidence(quotes: Sequence[Quote], ink: Ink, indent: str) -> Iterator[str]:
         if shapes[shape] <= ALIKE and len(shown) < QUOTED:
             shown.append(quote)
     for quote in shown:
-        yield indent + ink.faint(f"{_clean(quote.source)}:{quote.line}{_when(quote.time)}")
+        place = f"{_clean(quote.source)}:{quote.line}{_when(quote.time)}"
+        yield indent + ink.faint(f"a reading of the machine ({place})" if quote.source == _HOST else place)
         yield from _quoted(quote.text, ink, f"{indent}│ ")
     if len(quotes) > len(shown):
         yield indent + ink.faint(
