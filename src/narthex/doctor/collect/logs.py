@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from narthex.doctor.collect import ollama_servers
 from narthex.doctor.collect.asking import all_within
+from narthex.doctor.collect.big_file import BigFile
 from narthex.doctor.collect.collected import Collected, together
 from narthex.doctor.collect.log_places import service_logs
 from narthex.doctor.collect.places import LogPlace, journal_options
@@ -26,6 +25,7 @@ LINES = 40_000
 _ONE_S = 4.0  # for one log
 _HEAD_BYTES = 1 << 20
 _COUNTED_BYTES = 512 << 20  # lines before an excerpt are counted only so far, it takes time
+_SEARCHED_BYTES = 2 << 30  # so far back from its end the last start is looked for
 _DOWN_S = 86_400.0  # of a service that does not run the last day is read
 _SAMPLE = 1 << 16
 _START = START.encode()
@@ -67,42 +67,46 @@ def excerpt(kind: str, path: Path, *, since: float | None, last_start: bool) -> 
     """The part of a log file that matters: from a moment on, or from the last start of its server on; of a
     long one the first minute's lines and the newest 20 MiB. None of an empty one. Raises OSError."""
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+        whole = BigFile(file)
+        size = whole.size
         if not size:
             return None
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-            first = 0
-            if since is not None:
-                first = _from_moment(whole, since)
-            elif last_start:
-                first = whole.rfind(b"\n", 0, max(0, whole.rfind(_START))) + 1
-            if first == 0 and size <= MOST_BYTES:
-                return Text(kind=kind, name=str(path), path=path)
-            return Text(kind=kind, name=_name(path, whole, first, size), data=_part(whole, first, size))
+        first = 0
+        if since is not None:
+            first = _from_moment(whole, since)
+        elif last_start:
+            first = _last_start(whole)
+        if first == 0 and size <= MOST_BYTES:
+            return Text(kind=kind, name=str(path), path=path)
+        return Text(kind=kind, name=_name(path, whole, first), data=_part(whole, first))
 
 
-def _part(whole: mmap.mmap, first: int, size: int) -> bytes:
-    if size - first <= MOST_BYTES:
-        return whole[first:]
-    head = whole[first : first + _HEAD_BYTES].rpartition(b"\n")[0] + b"\n"
-    tail = whole[size - MOST_BYTES :].partition(b"\n")[2]
+def _last_start(whole: BigFile) -> int:
+    """Where the line of the last start begins; 0 where none is found."""
+    at = whole.rfind(_START, max(0, whole.size - _SEARCHED_BYTES), whole.size)
+    return whole.rfind(b"\n", 0, at) + 1 if at > 0 else 0
+
+
+def _part(whole: BigFile, first: int) -> bytes:
+    if whole.size - first <= MOST_BYTES:
+        return whole.part(first, whole.size)
+    head = whole.part(first, first + _HEAD_BYTES).rpartition(b"\n")[0] + b"\n"
+    tail = whole.part(whole.size - MOST_BYTES, whole.size).partition(b"\n")[2]
     return head + tail if _START in head else tail
 
 
-def _name(path: Path, whole: mmap.mmap, first: int, size: int) -> str:
+def _name(path: Path, whole: BigFile, first: int) -> str:
     """Line numbers of an excerpt count from its own first line; its name tells where that stands."""
-    begin = first if size - first <= MOST_BYTES else size - MOST_BYTES
-    if begin > _COUNTED_BYTES or size - first > MOST_BYTES:
+    if first > _COUNTED_BYTES or whole.size - first > MOST_BYTES:
         return f"{path} (its newest lines)"
-    line = whole[:begin].count(b"\n") + 1
-    return f"{path} from line {line}"
+    return f"{path} from line {whole.lines_before(first) + 1}"
 
 
-def _from_moment(whole: mmap.mmap, since: float) -> int:
+def _from_moment(whole: BigFile, since: float) -> int:
     """Where the first line begins that is not older, found by halving: times rise in a log."""
     clock = Clock()
-    clock.learn(whole[:_SAMPLE].decode(errors="replace"))
-    low, high = 0, len(whole)  # lines that begin before ``low`` are older, those from ``high`` on are not
+    clock.learn(whole.part(0, _SAMPLE).decode(errors="replace"))
+    low, high = 0, whole.size  # lines that begin before ``low`` are older, those from ``high`` on are not
     while low < high:
         middle = (low + high) // 2
         start = whole.rfind(b"\n", 0, middle) + 1
@@ -114,12 +118,12 @@ def _from_moment(whole: mmap.mmap, since: float) -> int:
     return low
 
 
-def _next_time(whole: mmap.mmap, start: int, end: int, clock: Clock) -> tuple[float | None, int]:
+def _next_time(whole: BigFile, start: int, end: int, clock: Clock) -> tuple[float | None, int]:
     """The first time that a line tells between two places, and where that line ends."""
     while start < end:
-        stop = whole.find(b"\n", start)
-        behind = len(whole) if stop < 0 else stop + 1
-        at = clock.at(whole[start : min(behind, start + 400)].decode(errors="replace"), "")
+        stop = whole.find(b"\n", start, whole.size)
+        behind = whole.size if stop < 0 else stop + 1
+        at = clock.at(whole.part(start, min(behind, start + 400)).decode(errors="replace"), "")
         if at is not None:
             return at, behind
         start = behind
