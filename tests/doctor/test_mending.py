@@ -204,6 +204,13 @@ def test_what_a_step_prints_is_kept_without_keys() -> None:
     assert done.answer == "api_key=<secret>"
 
 
+def test_a_key_is_hidden_also_where_its_name_is_cut_off() -> None:
+    words = f"api_key: '{'x7Q' * 300} {'9z ' * 500}'"
+    answer = perform(Command(text="", safe=True, argv=("echo", words))).answer
+    assert "x7Q" not in answer
+    assert "9z" not in answer
+
+
 def test_ctrl_c_in_a_step_ends_it_and_says_what_was_done(tmp_path: Path) -> None:
     person = Person()
     pid = tmp_path / "pid"
@@ -251,7 +258,7 @@ def _until_it_is_gone(pid: int) -> None:
 
 
 class Service(http.server.BaseHTTPRequestHandler):
-    """Remembers what it was sent; ``/no`` refuses, ``/away`` sends elsewhere."""
+    """Remembers what it was sent; ``/no`` refuses, ``/away`` sends elsewhere, ``/drip`` comes to no end."""
 
     got: list[tuple[str, object]]
 
@@ -262,6 +269,12 @@ class Service(http.server.BaseHTTPRequestHandler):
         if self.path == "/away":
             self.send_header("Location", "http://192.0.2.1/")
         self.end_headers()
+        while self.path == "/drip":
+            try:
+                self.wfile.write(b".")
+            except OSError:
+                return
+            time.sleep(0.05)
         self.wfile.write(b'{"done":true}')
 
     def log_message(self, format: str, *args: object) -> None:
@@ -292,6 +305,11 @@ def test_a_refusal_is_a_failure_and_a_redirect_is_not_followed(service: str, pat
     done = perform(Command(text="", safe=True, request=Request(url=service + path)))
     assert not done.worked
     assert done.answer.startswith(answer)
+
+
+def test_a_service_that_never_ends_its_answer_is_left_alone(service: str) -> None:
+    done = perform(Command(text="", safe=True, request=Request(url=f"{service}/drip")), time_s=0.3)
+    assert (done.worked, done.answer) == (False, "no answer within 0.3 s")
 
 
 def test_where_nobody_listens_the_step_fails() -> None:

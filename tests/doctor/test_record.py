@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from narthex.doctor.finding import Finding, Quote, Remedy, Severity
+from narthex.doctor.finding import Command, Finding, Quote, Remedy, Request, Severity
 from narthex.doctor.record import LONGEST, Record, draft
 from narthex.journal.journal import Journal
 
@@ -27,6 +27,21 @@ def test_a_finding_is_kept_whole_but_for_keys_and_endless_lines() -> None:
     assert kept.evidence[0].text == "Authorization: <secret>"
     assert len(kept.evidence[1].text) == LONGEST
     assert msgspec.structs.replace(kept, evidence=()) == msgspec.structs.replace(FINDING, evidence=())
+
+
+def test_what_it_says_in_its_own_words_holds_no_key_either() -> None:
+    url = "http://ada:x7Qsecret9z@10.0.0.1:11434"
+    steps = (Command(text=f"curl {url}", safe=True, argv=("curl", url), request=Request(url=url)),)
+    told = msgspec.structs.replace(
+        FINDING,
+        title=f"{url} is away",
+        why=f"{url} is away",
+        about=url,
+        remedy=Remedy(text="", commands=steps),
+    )
+    kept = draft(told)
+    assert "x7Qsecret9z" not in kept.title + kept.body.decode()
+    assert msgspec.json.decode(kept.body, type=Finding).why == "http://<secret>@10.0.0.1:11434 is away"
 
 
 def test_steps_and_checks_go_to_their_own_finding() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import click
@@ -34,8 +35,8 @@ class Terminal:
     def show(self, command: Command) -> None:
         """The step as it will be done."""
         lines = list(command_lines(command, self._ink, "  "))
-        if command.argv and " ".join(command.argv) != command.text:
-            lines.append(f"    runs: {' '.join(command.argv)}")
+        if command.argv and command.text not in (" ".join(command.argv), shlex.join(command.argv)):
+            lines.append(f"    runs: {printable(shlex.join(command.argv))}")
         if command.request is not None and command.request.url not in command.text:
             body = msgspec.json.encode(command.request.body).decode()
             lines.append(f"    sends: POST {command.request.url} {body}")

@@ -12,11 +12,13 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from http.client import HTTPException
 from typing import Protocol
 
 import msgspec
 
+from narthex.doctor.collect.asking import Late, within
 from narthex.doctor.finding import SURE, Command, Diagnosis, Finding
 from narthex.doctor.local_request import post
 from narthex.doctor.record import Record
@@ -181,7 +183,9 @@ def perform(command: Command, time_s: float = STEP_S) -> Done:
     """Take one step: a program without a shell, or a request to a service on this machine."""
     if command.request is not None:
         try:
-            status, answer = post(command.request, time_s)
+            status, answer = within(time_s, partial(post, command.request, time_s))
+        except Late:
+            return Done(worked=False, answer=f"no answer within {time_s:g} s")
         except (OSError, HTTPException, ValueError) as error:
             return Done(worked=False, answer=str(error) or type(error).__name__)
         return Done(worked=200 <= status < 300, answer=f"{status} {_end(answer)}".strip())
@@ -256,4 +260,5 @@ def _so_far(results: Sequence[Mended]) -> str:
 
 
 def _end(text: str) -> str:
-    return hide_secrets(text.strip()[-_ANSWER:])
+    """Its end; looked through for secrets before it is cut, lest a key lose the name that tells it."""
+    return hide_secrets(text.strip()[-4 * _ANSWER :])[-_ANSWER:]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -74,20 +74,30 @@ class Record:
 
 
 def draft(finding: Finding) -> FindingDraft:
-    """A finding as the journal keeps it: without keys, and without endless lines."""
+    """A finding as the journal keeps it: without keys, also where it tells of its lines in words of its own,
+    and without endless lines."""
     quotes = tuple(_short(quote) for quote in finding.evidence)
-    body = msgspec.structs.replace(finding, evidence=quotes)
+    body = _hidden(msgspec.to_builtins(msgspec.structs.replace(finding, evidence=quotes)))
     return FindingDraft(
         cause=finding.cause,
         severity=finding.severity.value,
         confidence=finding.confidence,
-        title=finding.title,
+        title=hide_secrets(finding.title),
         body=msgspec.json.encode(body),
     )
 
 
 def _short(quote: Quote) -> Quote:
     return msgspec.structs.replace(quote, text=_kept(quote.text))
+
+
+def _hidden(value: Any) -> Any:
+    """All texts in it without secrets."""
+    if isinstance(value, str):
+        return hide_secrets(value)
+    if isinstance(value, dict):
+        return {name: _hidden(each) for name, each in value.items()}
+    return [_hidden(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _kept(text: str) -> str:
