@@ -58,6 +58,7 @@ MISMATCH = Sign(
 )
 LIBRARY_VERSION = Sign(r"NVML library version ?: ?(?P<library>\d{3}\.[\d.]*\d)")
 NVML_UNKNOWN = Sign(r"Failed to initialize NVML: Unknown Error")
+NVML_FORBIDDEN = Sign(r"Failed to initialize NVML: Insufficient Permissions|NVML_ERROR_NO_PERMISSION")
 NO_DRIVER = Sign(
     r"couldn\W{0,3}t communicate with the NVIDIA driver|Failed to initialize NVML: Driver Not Loaded"
     r"|nvml error: driver not loaded|NVIDIA driver is not loaded|NVML_ERROR_DRIVER_NOT_LOADED"

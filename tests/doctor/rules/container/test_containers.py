@@ -296,3 +296,10 @@ def test_a_lost_gpu_that_ollama_ps_still_names_is_lost(says: Says) -> None:
     assert (
         says(commands=text + "llama3 365 6.2 GB 100% GPU 4 minutes\n")[0].cause == "container_gpu_lost_cgroup"
     )
+
+
+def test_a_container_that_was_just_started_has_lost_nothing(says: Says) -> None:
+    text = "$ docker run --rm --gpus all ubuntu nvidia-smi\nFailed to initialize NVML: Unknown Error\n"
+    assert [row.cause for row in says(commands=text)] == ["gpu_not_visible"]
+    inside = "root@098b49afe624:/# nvidia-smi\nFailed to initialize NVML: Unknown Error\n"
+    assert says(commands=inside)[0].cause == "container_gpu_lost_cgroup"

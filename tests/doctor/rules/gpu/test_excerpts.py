@@ -190,3 +190,13 @@ def test_amdgpu_resets_by_the_desktop_are_a_suspicion(gpu_says: Says) -> None:
     )
     assert gpu_says(dmesg=text.format("llama-server"))[0].confidence >= 0.8
     assert gpu_says(dmesg=text.format("kwin_wayland"))[0].confidence < 0.5
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["Failed to initialize NVML: Insufficient Permissions", "Failed to initialize NVML: Unknown Error"],
+)
+def test_a_fresh_container_that_may_not_open_the_card_never_could(gpu_says: Says, said: str) -> None:
+    found = gpu_says(commands=f"$ docker run --rm --gpus all ubuntu nvidia-smi\n{said}\n")
+    assert [row.cause for row in found] == ["gpu_not_visible"]
+    assert any("no-cgroups" in step.text for step in found[0].remedy.commands)

@@ -112,7 +112,7 @@ def _last(evidence: Evidence, sign: Sign) -> Hit | None:
     """The last such line, unless a start found a GPU after it. «ollama ps» says GPU of a lost one, too."""
     hit = evidence.last(sign)
     over = hit is not None and where.gpu_after(evidence, hit.entry, *where.LIBRARIES) is not None
-    return None if over else hit
+    return None if over or (hit is not None and where.in_fresh_container(evidence, hit.entry)) else hit
 
 
 def _confidence(evidence: Evidence, nvml: Hit | None, refused: list[Hit], reload_: Hit | None) -> float:

@@ -44,11 +44,44 @@ REMEDY = Remedy(
 )
 
 
+PERMISSION = Remedy(
+    text="The card is there, and its nodes may not be opened. Find out who forbids it: SELinux, the group of "
+    "the nodes, or a toolkit that leaves control groups alone (no-cgroups).",
+    commands=(
+        Command(text="ls -lZ /dev/nvidia*; id; getenforce", safe=True),
+        Command(
+            text="grep no-cgroups /etc/nvidia-container-runtime/config.toml",
+            safe=True,
+            note="«true» is for rootless containers; with Docker as root it must be false",
+        ),
+        Command(
+            text="docker run --rm --gpus all --security-opt label=disable ubuntu nvidia-smi -L",
+            safe=True,
+            note="a try without SELinux's labels, in a container that is removed again",
+        ),
+        Command(
+            text="sudo setsebool -P container_use_devices on",
+            safe=False,
+            root=True,
+            note="where that try works: lets containers use devices",
+        ),
+    ),
+    verify="nvidia-smi -L lists the card, in the container too.",
+    verify_commands=(steps.SMI_LIST, steps.COMPUTE_LINE),
+)
+_FORBIDDEN = (
+    "NVML was refused: the driver is loaded, and who asked may not open the card's nodes. A container that "
+    "was just started has lost nothing; it was never allowed to."
+)
+
+
 def check(evidence: Evidence) -> Iterator[Finding]:
     """Zero devices, in any program's words; or a card that works everywhere but in Ollama."""
-    if evidence.has(cuda.NVML_UNKNOWN) and not evidence.live:  # revoked inside a container: another rule's
-        return
-    hits = where.standing(evidence, _none_found(evidence))
+    fresh = [hit for hit in evidence.hits(cuda.NVML_UNKNOWN) if where.in_fresh_container(evidence, hit.entry)]
+    if evidence.has(cuda.NVML_UNKNOWN) and not (evidence.live or fresh):
+        return  # revoked inside a container: another rule's
+    forbidden = where.standing(evidence, [*fresh, *evidence.hits(cuda.NVML_FORBIDDEN)])
+    hits = [*forbidden, *where.standing(evidence, _none_found(evidence))]
     live = _live(evidence)
     elsewhere = [] if hits or live else _works_elsewhere(evidence)
     if not (hits or live or elsewhere):
@@ -64,8 +97,8 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         severity=Severity.ERROR,
         confidence=_confidence(evidence, hits, live),
         evidence=tuple(dict.fromkeys(quotes))[:5],
-        why=_why(bool(failed), bool(not_ready), bool(elsewhere)),
-        remedy=REMEDY,
+        why=_FORBIDDEN if forbidden else _why(bool(failed), bool(not_ready), bool(elsewhere)),
+        remedy=PERMISSION if forbidden else REMEDY,
         ruled_out=(
             RuledOut(
                 cause="uvm_module_broken", why="That is an error at the start (999); here the count is zero."

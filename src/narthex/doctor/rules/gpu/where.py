@@ -64,6 +64,7 @@ WINDOWS = Sign(
     last=5,
 )
 LIBRARIES = ("cuda", "rocm", "vulkan", "metal")  # what a start names: a GPU was found then
+_FRESH = re.compile(r"\b(?:docker|podman|nerdctl)\S* run\b(?!.*(?:while|sleep)).*\bnvidia-smi\b")
 _LIBRARY = re.compile(r"\blibrary=\"?(\w+)")
 SIGNS = (CPU_TOLD, GPU_TOLD, LAYERS, WINDOWS)
 
@@ -152,6 +153,12 @@ def mended(evidence: Evidence, entry: Entry) -> bool:
     done = [load.entry for load in loads(evidence) if load.end == "ready"]
     done += [one.entry for one in requests(evidence) if one.works and one.status == 200]
     return any(comes_after(one, start.entry) for start in later for one in done)
+
+
+def in_fresh_container(evidence: Evidence, entry: Entry) -> bool:
+    """Whether the line is what a container said that was started for nvidia-smi alone: it lost nothing, it
+    never had the card."""
+    return any(_FRESH.search(one.plain) for one in evidence.around(entry, 1, 0) if one.line < entry.line)
 
 
 def nvidia_traces(evidence: Evidence) -> Iterator[Hit]:
