@@ -120,3 +120,34 @@ def test_progress_is_cut_at_its_carriage_returns() -> None:
     assert [(line.number, line.text) for line in lines] == [
         (1, "$ ollama pull x"), (2, "pulling  1%"), (2, "Error: no space left on device"), (3, "$ df")
     ]  # fmt: skip
+
+
+def test_words_with_a_colon_may_be_the_rest_of_an_open_quote() -> None:
+    head = 'time=2026-02-15T16:39:19Z level=INFO msg="part 12 failed: read tcp 10.0.0.4:49->104.18.8.90:443:'
+    assert plains(f'{head}\n  read: connection reset by peer"') == [f'{head} read: connection reset by peer"']
+    (whole, raw) = plains(f"{head}\nllama_model_loader: loaded meta data")
+    assert (whole, raw) == (head, "llama_model_loader: loaded meta data")
+
+
+def test_a_line_of_the_access_log_ends_with_its_path() -> None:
+    head = "[GIN] 2024/04/19 - 11:58:33 | 403 | 48.166µs | 127.0.0.1 | OPTIONS"
+    assert plains(f'{head}\n  "/v1/chat/completions"') == [f'{head} "/v1/chat/completions"']
+    assert plains(f'{head} "\n/v1/chat/completions"')[0].replace(" ", "") == (
+        f'{head}"/v1/chat/completions"'.replace(" ", "")
+    )
+    assert len(plains(f'{head} "/v1/a"\n  Device 0: NVIDIA')) == 2
+
+
+def test_the_last_words_of_a_command_go_on_where_they_are_indented() -> None:
+    head = "Error: write /usr/share/ollama/.ollama/models/blobs/sha256-1-partial: no space left on"
+    assert plains(f"{head}\n  device") == [f"{head} device"]
+    assert len(plains("Error: Prompt execution failed\n    at ComfyApi.queuePrompt (x.js:4:5)")) == 2
+    old = "2023/10/07 11:36:24 download.go:166: couldn't download blob: Get"
+    assert plains(f'{old}\n  "https://x/y": tls: first record') == [f'{old} "https://x/y": tls: first record']
+
+
+def test_one_carried_line_among_others_goes_on_too() -> None:
+    head = "open-webui  | ERROR Connection error: Cannot connect to host"
+    assert plains(f"$ docker logs open-webui\n{head}\n  ollama:11434 ssl:default")[1:] == [
+        "ERROR Connection error: Cannot connect to host ollama:11434 ssl:default"
+    ]

@@ -17,14 +17,18 @@ from narthex.doctor.evidence import Part
 from narthex.doctor.reading.carrier import Line, clean
 from narthex.doctor.reading.lines import LONGEST, read_line
 
-_BEGINS = re.compile(
+# What begins a line wherever it stands; and what may be the rest of one, too: «read: connection reset».
+_SURELY = re.compile(
     r"time=|level=|ts=|\[GIN|\{\"|\[?\d{4}[-/]\d\d[-/]\d\d|\[ *\d+\.\d+\]|\d+\.\d\d\.\d{3}\.\d{3} [IWED]"
     r"|(?:INFO|WARN|WARNING|ERROR|DEBUG|CRITICAL)\b|[Ee]rror:|panic:|fatal error:|goroutine |Traceback"
-    r"|File \"|During handling|[A-Za-z_][\w.:]*(?:\([^)]*\))?: |[\w.]*(?:Error|Exception)\b"
+    r"|File \"|During handling"
     r"|srv |slot |que |main:|ggml_|llama_|llm_|load_|print_info|common_|clip_|sched_|CUDA error|ROCm error"
     r"|GGML_ASSERT|NVRM|Segmentation|Aborted|Killed|SIG[A-Z]+|!!!|\*|\.\.\.|…|--? "
     r"|[$#>❯%] |~|PS C:|\[?[\w.-]+@|docker |curl |sudo |ollama |nvidia-smi"
 )
+_MAYBE = re.compile(r"[A-Za-z_][\w.:]*(?:\([^)]*\))?: |[\w.]*(?:Error|Exception)\b")
+_SAID = re.compile(r"Error: |\d{4}/\d\d/\d\d [\d:]{8} \w+\.go:\d+: ")  # said on one line: ollama, old Ollama
+_ACCESS = re.compile(r"\[GIN\] \d{4}/[^\"]*\|[^\"]*(?:\"[^\"]*)?$")  # ends with a path in quotes
 _RECORD = re.compile(r"(?:time=\S+ )?(?:level=[A-Z]+|source=\S+\.go:\d+)|msg=")
 _PAIRS = re.compile(r"\s*(?:(?:\"[\w. -]+\"|[A-Za-z_][\w.-]*)=(?:\"(?:[^\"\\]|\\.)*(?:\"|$)|[^\s\"]*)\s*)+$")
 _URL = re.compile(r"\b(?:Get|Post|Head|Put|Delete|Patch) \"?https?://[^\"\s]*\"?:?\s*$")
@@ -104,11 +108,10 @@ class _Shape:
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         full = [piece for piece in pieces if piece.line.body.strip()]
-        self.carried = sum(piece.line.carried for piece in full) >= max(2, 0.7 * len(full))
         lengths = Counter(len(piece.text) for piece in full)
         self.width = max(lengths, default=0)
         often = lengths[self.width]
-        tables = sum(len(one.text) == self.width and bool(_TABLE.search(one.text)) for one in full)
+        tables = sum(len(one.text) == self.width and _is_row(one) for one in full)
         self.constant = self.width >= 40 and (often >= 2 or self.width in _WIDTHS) and not tables
 
     def goes_on(self, group: Sequence[Piece], piece: Piece) -> bool:
@@ -117,15 +120,36 @@ class _Shape:
         if not body.strip() or not before.line.body.strip() or piece.number - before.number > _NEAR:
             return False
         head = "".join(one.line.body for one in group)
-        begins = _BEGINS.match(body.lstrip()) is not None
+        surely = _SURELY.match(body.lstrip()) is not None
+        begins = surely or _MAYBE.match(body.lstrip()) is not None
         if _URL.search(head) and _CAUSE.match(body):
             return True
         if head.rstrip().endswith(":") and body[:1].isspace() and not begins:
             return True
-        return not piece.line.carried and not begins and self._bare_goes_on(head, before, body)
+        if piece.line.carried or surely:
+            return False
+        if self._is_open(group, head, body):
+            return True
+        return not begins and self._bare_goes_on(group, head, body)
 
-    def _bare_goes_on(self, head: str, before: Piece, body: str) -> bool:
+    def _is_open(self, group: Sequence[Piece], head: str, body: str) -> bool:
+        """Whether the line can't end where it was cut, and the rest looks like one: indented, or behind a
+        full line."""
+        full = self.constant and len(group[-1].text) == self.width
+        indented = body[:1].isspace()
+        if _ACCESS.match(head):
+            return full or indented or head.count('"') == 1
+        if not (full or indented):
+            return False
+        if _RECORD.search(head) and len(_OPEN.findall(head)) % 2:
+            return True
+        if indented and _SAID.match(head):
+            return not body.lstrip().startswith("at ")  # no stack of calls
+        return full and group[0].line.carried
+
+    def _bare_goes_on(self, group: Sequence[Piece], head: str, body: str) -> bool:
         """Whether a piece that nothing carried, and that begins no line of its own, belongs to it."""
+        before = group[-1]
         if _RECORD.search(head):
             if _PAIRS.match(body):
                 return not ("msg=" in head and body.lstrip().startswith("msg="))
@@ -133,11 +157,17 @@ class _Shape:
                 return True
         if self.constant and len(before.text) == self.width:
             return _start(before.line.body) != _start(body)
-        return self.carried and before.line.carried and body[:1].isspace()
+        # all lines of a journal or a container are carried, also those that the program indented
+        return group[0].line.carried and body[:1].isspace()
 
     def tight(self, group: Sequence[Piece]) -> bool:
         """Whether the pieces were cut at a width, and so within words."""
         return self.constant and all(len(piece.text) == self.width for piece in group[:-1])
+
+
+def _is_row(piece: Piece) -> bool:
+    """Whether it is a table's; the access log only looks so."""
+    return not piece.line.body.startswith("[GIN]") and _TABLE.search(piece.text) is not None
 
 
 def _start(body: str) -> str:
@@ -190,7 +220,11 @@ def _mended(halves: tuple[Piece, str], rest: Piece) -> Logical | None:
     """The halves together, if the second does not begin a line of its own."""
     before, head = halves
     body = rest.line.body
-    if rest.number - before.number > _NEAR or not body.strip() or _BEGINS.match(body.lstrip()):
+    if (
+        rest.number - before.number > _NEAR
+        or not body.strip()
+        or (_SURELY.match(body.lstrip()) or _MAYBE.match(body.lstrip()))
+    ):
         return None
     plain = clean(head + body)
     start = min(len(clean(head)), len(plain))

@@ -199,3 +199,9 @@ def test_a_wrong_digest_is_told_and_an_empty_file_recognised(got: str) -> None:
 def test_what_is_no_download_is_left_alone(line: str) -> None:
     causes = {finding.cause for finding in diagnosis_of(ollama_log=line).findings}
     assert not any(cause.startswith("pull_") for cause in causes)
+
+
+def test_urllib3_gives_up_calls_to_any_service_and_that_is_no_pull() -> None:
+    words = "HTTPConnectionPool(host='127.0.0.1', port=8188): Max retries exceeded"  # cut off here
+    causes = [finding.cause for finding in diagnosis_of((), False, client_error=words).findings]
+    assert "pull_interrupted" not in causes

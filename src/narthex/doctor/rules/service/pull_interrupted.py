@@ -24,7 +24,10 @@ STALLED = Sign(
     r"(?P<blob>[0-9a-f]{12}) part (?P<part>\d+) stalled; ?retrying",
     words=["stalled; retrying", "stalled;retrying"],
 )
-GAVE_UP = Sign(r"\bmax retries exceeded(?! with url)(?:: (?P<why>.*))?", words=["max retries exceeded"])
+# urllib3 says «…port=8188): Max retries exceeded with url»: a call to any service
+GAVE_UP = Sign(
+    r"(?<!\): )\bmax retries exceeded(?! with url)(?:: (?P<why>.*))?", words=["max retries exceeded"]
+)
 _BROKEN = (
     r"i/o timeout|connection reset by peer|(?:unexpected )?EOF|network is unreachable|no route to host"
     r"|connection refused|connection timed out|TLS handshake timeout|context deadline exceeded"
