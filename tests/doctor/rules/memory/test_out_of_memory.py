@@ -256,3 +256,9 @@ def test_a_small_buffer_that_vulkan_could_not_get_is_no_single_large_one(first: 
         "ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory\n"
     )
     assert first(llama_server_log=log).cause == "vram_oom_on_load"
+
+
+def test_a_cache_that_failed_is_not_certainly_the_cards_where_no_line_names_it(first: First) -> None:
+    bare = "llama_kv_cache_init: failed to allocate buffer for kv cache\n"
+    assert first(llama_server_log=bare).confidence == 0.6
+    assert first(llama_server_log=MALLOC.format("9220.57") + bare).confidence > 0.9

@@ -94,3 +94,8 @@ def test_embeddings_that_are_always_refused_fail(causes: Causes) -> None:
 def test_a_text_too_long_for_an_embedding_is_no_prompt_that_is_too_long(causes: Causes) -> None:
     said = '{ "error": "input length exceeds maximum context length", "status_code": 400 }'
     assert causes(client_error=said) == ["embedding_failure"]
+
+
+def test_a_frame_of_a_backtrace_is_no_assertion(says: Says) -> None:
+    (finding,) = says(llama_server_log="1   libggml-base.0.9.5.dylib   0x00000001057991b8 ggml_abort + 156\n")
+    assert (finding.cause, finding.confidence) == ("runner_crash_bug", 0.45)

@@ -190,7 +190,8 @@ def _phase(
     told = "\n".join(hit.entry.plain for hit in group)
     phase = next((phase for pattern, phase in _TOLD if pattern.search(told)), None)
     if phase is not None or (asked or 0) >= ABSURD:
-        return phase or Phase.COMPUTE, True
+        bare = phase in (Phase.KV, Phase.COMPUTE) and not asked and not _ON_CARD.search(text)
+        return phase or Phase.COMPUTE, not bare  # alone they do not tell whose memory it was
     if _BARE_CONTEXT.search(text):
         return Phase.CONTEXT, True
     if _working(evidence, group, text, load):

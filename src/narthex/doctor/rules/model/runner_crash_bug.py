@@ -13,7 +13,7 @@ from narthex.doctor.rules.model.telling import UPDATE, is_event, quotes, told_as
 from narthex.doctor.sign import Sign
 
 ASSERTION = Sign(
-    r"GGML_ASSERT(?:\((?P<what>.*?)\) failed|: (?P<at>\S+)|\()|GGML_ABORT|Assertion .{1,200} failed"
+    r"GGML_ASSERT(?:\((?P<what>.*?)\) failed|: (?P<at>\S+)|\()|GGML_ABORT(?! ?\+)|Assertion .{1,200} failed"
 )
 PANIC = Sign(
     r"(?:^|[^\w.])panic: (?P<what>.+)|what\(\): ?(?P<thrown>.+)|http: panic serving|nil pointer dereference"
@@ -31,7 +31,7 @@ FAULT = Sign(
            "stack smashing", "322122", "code 139", "code: 139", "sys=139"],
 )  # fmt: skip
 ABORTED = Sign(
-    r"abort\(\) has been called|signal: aborted|\bSIGABRT\b|terminate called|(?:exited"
+    r"abort\(\) has been called|\bggml_abort ?\+|signal: aborted|\bSIGABRT\b|terminate called|(?:exited"
     r"|exit) (?:with )?code:? 134"
 )
 LOST = Sign(
