@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.engines.ollama.little import little_ollama
 
 from narthex.doctor.collect import disks, kernel_log, memory, proxies
 from narthex.doctor.collect.gather import Collected, Scope
@@ -76,6 +77,13 @@ def test_the_folders_that_are_written_to(tmp_path: Path, monkeypatch: pytest.Mon
     assert disk.value["read_only"] is False
     assert disk.text.startswith(f"{store} (Ollama's models): ")
     assert {each.value["what"] for each in found.readings} >= {"narthex' state", "temporary files"}
+
+
+@pytest.mark.usefixtures("no_docker")
+def test_a_store_that_only_its_server_names(tmp_path: Path) -> None:
+    with little_ollama(env={"OLLAMA_MODELS": str(tmp_path)}):  # no store yet, so nothing else shows it
+        disk = row(disks.collect(Scope()), "disk", str(tmp_path))
+    assert disk.value["what"] == "Ollama's models"
 
 
 @pytest.mark.usefixtures("no_docker")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from narthex import paths
+from narthex.doctor.collect import ollama_servers
 from narthex.doctor.collect.collected import Collected, gap
 from narthex.doctor.collect.docker_view import WAIT_S, docker_view
 from narthex.doctor.collect.scope import Scope
@@ -36,12 +37,13 @@ def collect(scope: Scope) -> Collected:
 def _places(scope: Scope) -> Iterator[tuple[str, str]]:
     home = str(Path.home() / ".ollama" / "models")
     named = os.environ.get("OLLAMA_MODELS", "").strip()
-    stores = [named, *(processes.store_of(pid) or "" for pid in _servers(scope)), *_USUAL_STORES, home]
+    of_servers = [processes.store_of(pid) or "" for pid in _servers(scope)]
+    stores = [named, *of_servers, *_told_stores(scope), *_USUAL_STORES, home]
     for store in dict.fromkeys(filter(None, stores)):
         if store == named or _is_folder(scope.path(store)):
             yield store, MODELS
     view = docker_view(scope)
-    for container in view.containers:
+    for container in () if view.is_elsewhere else view.containers:
         for source in container.model_folders:
             yield source, f"{MODELS} in container {container.name}"
     if view.root:
@@ -52,6 +54,14 @@ def _places(scope: Scope) -> Iterator[tuple[str, str]]:
 
 def _servers(scope: Scope) -> list[int]:
     return processes.server_pids() if scope.is_this_machine else []
+
+
+def _told_stores(scope: Scope) -> list[str]:
+    """What servers outside containers say in their logs: another user's environment can't be read."""
+    if not scope.is_this_machine:
+        return []
+    found = ollama_servers.find(scope).servers
+    return [server.env.get("OLLAMA_MODELS", "") for server in found if server.place == "process"]
 
 
 def _disk(scope: Scope, path: str, what: str) -> Reading:

@@ -191,7 +191,8 @@ def _backend(spot: Spot, url: str, answer: Mapping[str, Any] | None) -> Reading:
     if answer.get("public"):
         return gap("openwebui.backend", f"{shown} is an address of the internet, which is not asked", shown)
     version, error = answer.get("version"), str(answer.get("error", ""))
-    value = {"reachable": version is not None, "error": error, "from_inside": True, "url": spot.url}
+    inside = spot.container is not None
+    value = {"reachable": version is not None, "error": error, "from_inside": inside, "url": spot.url}
     told = f"Ollama {version} answers" if version is not None else error
     text = _one_line(f"OpenWebUI at {spot.url} reaches {shown} from {origin}: {told}")
     if version is None:
