@@ -99,3 +99,24 @@ def test_a_text_too_long_for_an_embedding_is_no_prompt_that_is_too_long(causes: 
 def test_a_frame_of_a_backtrace_is_no_assertion(says: Says) -> None:
     (finding,) = says(llama_server_log="1   libggml-base.0.9.5.dylib   0x00000001057991b8 ggml_abort + 156\n")
     assert (finding.cause, finding.confidence) == ("runner_crash_bug", 0.45)
+
+
+def test_a_text_that_no_batch_holds_is_one_for_an_embedding(causes: Causes) -> None:
+    line = (
+        "srv  send_error: task id = 4, error: input (1203 tokens) is too large to process. increase the "
+        "physical batch size (current batch size: 512)"
+    )
+    assert causes(llama_server_log=line) == ["embedding_failure"]
+
+
+def test_a_format_of_2023_is_no_damage_of_today_and_no_model_either(causes: Causes) -> None:
+    line = "gguf_init_from_file: GGUFv1 is no longer supported. please use a more up-to-date version"
+    assert causes(llama_server_log=line) == ["gguf_invalid_or_corrupt"]
+
+
+def test_a_prompt_that_was_cut_stands_below_a_failure_beside_it(causes: Causes) -> None:
+    log = (
+        'level=WARN msg="truncating input prompt" limit=2048 prompt=74706 keep=5 new=2048\n'
+        "ggml.c:1584: GGML_ASSERT(view_src == NULL) failed\n"
+    )
+    assert causes(ollama_log=log) == ["runner_crash_bug", "context_truncated"]

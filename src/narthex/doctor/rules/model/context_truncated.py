@@ -67,7 +67,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         if cut
         else "The prompt is longer than the context",
         severity=Severity.WARNING if cut else Severity.ERROR,
-        confidence=0.6 if little else 0.95,
+        confidence=0.6 if little else 0.9 if cut else 0.95,  # a failure beside it comes first
         evidence=(*quotes([longest, *hits], 2), *quotes(ceiling, 1)),
         why=_why(evidence, cut, refused, limit, prompt),
         ruled_out=(

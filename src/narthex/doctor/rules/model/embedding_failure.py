@@ -15,9 +15,12 @@ from narthex.doctor.story import Request, requests
 
 PATHS = ("/api/embed", "/api/embeddings", "/v1/embeddings")
 NOT_A_NUMBER = Sign(r"unsupported value: NaN|embeddings?\b.{0,60}\bNaN\b|NaN .{0,40}embedding", words=["nan"])
-# Ollama says this of texts for embeddings alone; the newer «the input length exceeds the context length»
-# also of a prompt that must not be cut.
-TOO_LONG_TEXT = Sign(r"input length exceeds maximum context length")
+# Ollama and llama-server say this of texts for embeddings alone; Ollama's newer «the input length exceeds
+# the context length» also of a prompt that must not be cut.
+TOO_LONG_TEXT = Sign(
+    r"input length exceeds maximum context length"
+    r"|input (?:\(\d+ tokens\) )?is too large to process\. increase"
+)
 UNABLE = Sign(r"does not support embeddings?|embeddings? (?:endpoint )?(?:is|are) not (?:supported|enabled)")
 TOO_LONG = Sign(
     r"input (?:\(\d+ tokens\) )?is too large to process"
@@ -131,7 +134,7 @@ def _reason(told: Sequence[Hit]) -> tuple[str, str, float]:
         )
     if UNABLE.pattern.search(text):
         return "The model can't make embeddings", "the model is made for chat and offers no embeddings", 0.9
-    if TOO_LONG.pattern.search(text):
+    if TOO_LONG.pattern.search(text) or TOO_LONG_TEXT.pattern.search(text):
         return (
             "The text is too long for the embedding model",
             "a piece of text has more tokens than the model's context or batch holds",

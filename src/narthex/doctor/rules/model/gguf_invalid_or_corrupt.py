@@ -22,10 +22,19 @@ CUT = Sign(
 )  # fmt: skip
 MAGIC = Sign(
     r"invalid (?:file )?magic(?: number| characters?)?:?(?: ?['\"]?(?P<magic>[^'\",. ]+))?"
-    r"|GGUF magic invalid|bad magic"
+    r"|GGUF magic invalid|bad magic|GGUFv1 is no longer supported|GGUF version \d+ is extremely large"
     r"|not a (?:valid )?GGUF file|not in GGUF format|file is not a GGUF|version https://git-lfs"
     r"|invalid GGUF (?:file|magic|header)",
-    words=["magic", "gguf file", "gguf format", "not a gguf", "git-lfs", "invalid gguf"],
+    words=[
+        "magic",
+        "ggufv1",
+        "gguf version",
+        "gguf file",
+        "gguf format",
+        "not a gguf",
+        "git-lfs",
+        "invalid gguf",
+    ],
 )
 SPLIT = Sign(
     r"failed to load GGUF split|illegal split file|invalid split (?:file|count|name)|missing (?:gguf )?split"
