@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from narthex.doctor.collect import container_logs, containers, disks, docker, docker_view, proxies
+from narthex.doctor.collect import container_logs, containers, disks, docker, docker_view, openwebui, proxies
 from narthex.doctor.collect.gather import Collected, Scope, gather
 from narthex.testing.docker.container import STDERR, STDOUT
 from narthex.testing.fake_docker import FakeDocker
@@ -138,6 +138,29 @@ def test_an_engine_that_hangs_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row(found, "docker.engine").text == (
         "the Docker engine takes the connection and does not answer within 1 s"
     )
+
+
+@pytest.mark.parametrize(
+    ("address", "elsewhere"),
+    [
+        ("unix:///run/docker.sock", False),
+        ("tcp://127.0.0.1:2375", False),
+        ("tcp://[::1]:2375", False),
+        ("ssh://ada@gpu-box", True),
+        ("tcp://192.0.2.7:2376", True),
+    ],
+)
+def test_containers_of_another_machine_have_no_port_and_no_folder_here(
+    monkeypatch: pytest.MonkeyPatch, address: str, elsewhere: bool
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", address)
+    published = {"Ports": {"8080/tcp": [{"HostIp": "", "HostPort": "3000"}]}}
+    facts = {"Config": {"Env": []}, "State": {"Running": True}, "NetworkSettings": published}
+    box = docker_view.SeenContainer(id="1", name="webui", role="openwebui", facts=facts)
+    scope = Scope()
+    scope.once("docker", lambda: docker_view.DockerView(engine="ok", containers=(box,)))
+    found = [spot for spot in openwebui.find(scope) if spot.container is not None]
+    assert [spot.url for spot in found] == ([] if elsewhere else ["http://127.0.0.1:3000"])
 
 
 def test_a_socket_that_this_user_may_not_open(no_docker: Path) -> None:

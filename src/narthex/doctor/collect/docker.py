@@ -168,7 +168,8 @@ def _parsed(settings: list[_File]) -> Iterator[Reading]:
 
 def _cgroup_option(content: Any) -> str:
     options = content.get("exec-opts") if isinstance(content, dict) else None
-    found = [str(option) for option in options or () if str(option).startswith(_CGROUP_OPTION)]
+    rows = options if isinstance(options, list) else []
+    found = [str(option) for option in rows if str(option).startswith(_CGROUP_OPTION)]
     return found[-1].removeprefix(_CGROUP_OPTION) if found else ""
 
 

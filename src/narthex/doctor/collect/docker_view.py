@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from narthex.doctor.collect.scope import Scope
+from narthex.doctor.local_request import is_loopback
 from narthex.engines.ollama import docker
 
 ASK_S = 4  # one answer of the engine; on a healthy host it takes some milliseconds
@@ -79,7 +80,13 @@ class DockerView(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def root(self) -> str:
         """The folder of its images and volumes; "" where it is not on this machine."""
-        return "" if self.is_desktop or docker.remote_host() else str(self.info.get("DockerRootDir") or "")
+        return "" if self.is_desktop or self.is_elsewhere else str(self.info.get("DockerRootDir") or "")
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """``DOCKER_HOST`` names another machine: its ports and folders are not this one's."""
+        host = docker.remote_host()
+        return host is not None and not is_loopback(f"http://{f'[{host}]' if ':' in host else host}")
 
     @property
     def is_desktop(self) -> bool:

@@ -89,7 +89,8 @@ def _holders() -> dict[str, int]:
 def _published(scope: Scope) -> dict[int, str]:
     """Port of this machine → role of the container behind it."""
     found: dict[int, str] = {}
-    for container in docker_view(scope).containers:
+    view = docker_view(scope)
+    for container in () if view.is_elsewhere else view.containers:
         ports = (container.facts.get("NetworkSettings") or {}).get("Ports") or {}
         for binding in (binding for bindings in ports.values() for binding in bindings or ()):
             if str(binding.get("HostPort", "")).isdecimal() and container.is_running:

@@ -84,7 +84,8 @@ def folder_of(pid: int) -> str:
 
 
 def _containers(scope: Scope, role: str, inside: int) -> Iterator[Spot]:
-    for container in docker_view(scope).of_role(role):
+    view = docker_view(scope)
+    for container in () if view.is_elsewhere else view.of_role(role):
         if not container.is_running:
             continue
         source = f"container {container.name}"
