@@ -116,6 +116,12 @@ def test_causes_that_explain_each_other_are_both_said_once() -> None:
     assert sorted(order) == ["egg", "hen"]
 
 
+def test_what_follows_from_causes_that_explain_each_other_stands_under_the_likeliest() -> None:
+    rules = [rule("hen", explains=("egg",)), rule("egg", explains=("hen", "omelette")), rule("omelette")]
+    found = [finding("omelette"), finding("egg", 0.8), finding("hen", 0.9)]
+    assert shown(in_order(found, rules)) == [("hen", ""), ("omelette", "hen"), ("egg", "hen")]
+
+
 def test_a_rule_that_breaks_is_told_and_the_others_go_on() -> None:
     def breaks(evidence: Evidence) -> Iterator[Finding]:
         yield finding("broken")

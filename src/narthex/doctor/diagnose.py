@@ -46,8 +46,9 @@ def in_order(found: Sequence[Finding], rules: Sequence[Rule]) -> list[Finding]:
     surest = {cause: finding for cause, finding in surest.items() if cause not in silent}
     roots = {cause: _root_of(cause, surest, table) for cause in surest}
     for finding in rest:  # of causes that explain each other the likeliest is the root
-        if roots[roots[finding.cause] or finding.cause]:
+        if _end_of(finding.cause, roots) == finding.cause:
             roots[finding.cause] = ""
+    roots = {cause: _end_of(root, roots) if root else "" for cause, root in roots.items()}
     ordered: list[Finding] = []
     for top in dict.fromkeys(finding.cause for finding in rest if not roots[finding.cause]):
         ordered.extend(finding for finding in rest if finding.cause == top)
@@ -67,6 +68,16 @@ def _root_of(cause: str, surest: Mapping[str, Finding], table: Mapping[str, Rule
         top = min(above, key=lambda slug: _weight(surest[slug]))
         seen.add(top)
     return "" if top == cause else top
+
+
+def _end_of(cause: str, roots: Mapping[str, str]) -> str:
+    """Where the way from a cause to its root, to the root of that, and so on ends: where there is none, or
+    where it has been before."""
+    seen: list[str] = []
+    while cause not in seen:
+        seen.append(cause)
+        cause = roots[cause] or cause
+    return cause
 
 
 def _outweighs(one: Finding, other: Finding) -> bool:
