@@ -57,3 +57,7 @@ def test_what_is_still_to_come_is_refused(text: str) -> None:
 def test_nothing_but_a_clear_refusal_comes_of_nonsense(text: str) -> None:
     with contextlib.suppress(UsageError):
         assert parse_since(text, NOW) <= NOW.timestamp()
+
+
+def test_nothing_is_older_than_programs_count() -> None:
+    assert parse_since("0900-01-01", NOW) == 0.0

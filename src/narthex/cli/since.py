@@ -26,7 +26,7 @@ def parse_since(text: str, now: datetime | None = None) -> float:
         )
     if found > moment:
         raise UsageError(f"«{text}» is still to come.", hint="Give a time before now, as in 2h.")
-    return found.timestamp()
+    return max(0.0, found.timestamp())  # nothing is older, and no program takes less
 
 
 def _moment(text: str, now: datetime) -> datetime | None:

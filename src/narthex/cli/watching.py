@@ -21,6 +21,7 @@ from narthex.doctor.rule import Rule
 from narthex.doctor.rules import SIGNS
 from narthex.doctor.watch import watch
 from narthex.errors import ExitCode, UsageError
+from narthex.models.header import printable
 from narthex.views.diagnosis import finding_text
 from narthex.views.ink import Ink
 
@@ -34,7 +35,7 @@ def watch_logs(logs: Sequence[str], rules: Sequence[Rule], *, as_json: bool) -> 
     scope = Scope()
     places = _named(logs) if logs else log_places(scope)
     probe = None if logs else Pulse(scope)
-    names = ", ".join(place.name for place in places)
+    names = ", ".join(printable(place.name) for place in places)
     click.echo(f"Logs: {names or 'none was found'}. Ctrl-C ends it.", err=True)
     with Record(_note) as record:
         tell = _Teller(record if not logs else None, as_json)
@@ -76,4 +77,4 @@ def _clock() -> str:
 
 
 def _note(text: str) -> None:
-    click.echo(f"{_clock()}  {text}", err=True)
+    click.echo(f"{_clock()}  {printable(text)}", err=True)

@@ -76,7 +76,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         """The body, where it is JSON; else None."""
         try:
             return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 
     @property

@@ -20,6 +20,13 @@ SECONDS = 2.0
 _FIRST = 4096  # characters of an answer that are looked at
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect may lead to the public internet."""
+
+    def redirect_request(self, *parts: Any) -> None:
+        """None: it is answered as it came."""
+
+
 def look(url: str, proxies: dict[str, str] | None = None) -> dict[str, Any]:
     """{"version": "0.12.3"}, {"error": "…"} or {"public": true}. ``proxies``: as urllib takes them; None for
     those of the environment."""
@@ -34,7 +41,7 @@ def look(url: str, proxies: dict[str, str] | None = None) -> dict[str, Any]:
     addresses = {str(row[4][0]).partition("%")[0] for row in rows}
     if any(ipaddress.ip_address(address).is_global for address in addresses):
         return {"public": True}
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _NoRedirects())
     try:
         with opener.open(url.rstrip("/") + "/api/version", timeout=SECONDS) as answer:
             return _told(answer.status, answer.read(_FIRST))
