@@ -163,6 +163,17 @@ def test_whoever_saw_nothing_does_not_say_that_all_is_well() -> None:
     assert verdict(diagnosis()) == "Nothing wrong was found, but little could be seen."
 
 
+def test_whoever_gave_nothing_that_tells_hears_what_would() -> None:
+    assert "dmesg" in shown(diagnosis())
+    assert "dmesg" not in shown(diagnosis(facts=1))
+
+
+def test_a_check_in_words_is_no_command() -> None:
+    checks = (Command(text="From another machine: it is refused", safe=True), Command(text="ss", safe=True))
+    text = shown(diagnosis(finding(remedy=Remedy(text="Do this.", verify_commands=checks))))
+    assert "\n   From another machine: it is refused\n   $ ss" in text
+
+
 def test_whoever_asked_for_some_causes_hears_of_those() -> None:
     assert diagnosis_text(diagnosis(), PLAIN, ("disk_full", "port_in_use")) == (
         "Not found: disk_full, port_in_use."

@@ -31,6 +31,10 @@ _COLOURS = {
     Severity.INFO: "cyan",
 }
 _ROOT = re.compile(r"\broot\b", re.IGNORECASE)
+_MORE = (
+    "What tells most: Ollama's own log from its start on (journalctl -u ollama, docker logs ollama), the "
+    "kernel's (dmesg), nvidia-smi, and what the client said."
+)
 _PROSE = re.compile(r"[A-Z][a-z]")  # «Set …», «In OpenWebUI: …»: nobody copies it into a shell
 _HOST = "host"  # the source of what collectors read
 _VARIES = re.compile(r"\d+|\b[0-9a-f]{8,}\b|(?<=sha256-)[0-9a-f]+")
@@ -99,6 +103,8 @@ def diagnosis_text(diagnosis: Diagnosis, ink: Ink, only: Sequence[str] = ()) -> 
     if harmless:
         parts.append(ink.strong("Harmless, and good to know:"))
         parts += [_harmless(finding, ink) for finding in harmless]
+    if not (diagnosis.findings or diagnosis.facts or only):
+        parts.append(ink.wrap(_MORE))
     parts += [_facts(diagnosis, ink), *_skipped(diagnosis.skipped, ink)]
     text = "\n\n".join(part for part in parts if part)
     return text if len(text.splitlines()) <= SCREEN else text + _in_short(diagnosis, ink)
@@ -229,7 +235,8 @@ def _remedy(remedy: Remedy, ink: Ink, indent: str) -> list[str]:
     if remedy.verify or remedy.verify_commands:
         check = _clean(remedy.verify) or "Run this and look."
         lines.append(ink.wrap(f"It helped when: {check}", indent))
-        lines += [f"{indent}$ {_clean(command.text)}" for command in remedy.verify_commands]
+        texts = [_clean(command.text) for command in remedy.verify_commands]
+        lines += [ink.wrap(text, indent) if _PROSE.match(text) else f"{indent}$ {text}" for text in texts]
     return lines
 
 

@@ -23,7 +23,7 @@ REMEDY = Remedy(
     text="Leave AIOHTTP_CLIENT_TIMEOUT unset: it is a limit for the whole answer. To notice a dead "
     "backend, limit the pause between two pieces instead.",
     commands=(
-        Command(text="take AIOHTTP_CLIENT_TIMEOUT out of the environment of open-webui", safe=False),
+        Command(text="Take AIOHTTP_CLIENT_TIMEOUT out of the environment of open-webui", safe=False),
         Command(text="AIOHTTP_CLIENT_STREAM_IDLE_TIMEOUT=300", safe=False, note="instead, in newer versions"),
         Command(text="docker compose up -d open-webui", safe=False, note="OpenWebUI starts anew"),
     ),

@@ -211,7 +211,7 @@ def _remedy(path: str, hits: Sequence[Hit]) -> Remedy:
         )
     commands.append(
         Command(
-            text="move the store: copy it, set OLLAMA_MODELS=/bigger/disk/models (owner ollama), restart "
+            text="Move the store: copy it, set OLLAMA_MODELS=/bigger/disk/models (owner ollama), restart "
             "Ollama",
             safe=False,
             root=True,
@@ -227,7 +227,7 @@ REMEDY = Remedy(
         Command(text="df -h /usr/share/ollama/.ollama/models", safe=True),
         Command(text="ollama list", safe=True, note="then: ollama rm NAME of what is not used any more"),
         Command(
-            text="set OLLAMA_MODELS=/bigger/disk/models (owner ollama) and restart Ollama",
+            text="Set OLLAMA_MODELS=/bigger/disk/models (owner ollama) and restart Ollama",
             safe=False,
             root=True,
         ),

@@ -170,7 +170,7 @@ def _remedy(found: list[Open]) -> Remedy:
         verify="Only loopback addresses are left.",
         verify_commands=(
             *(Command(text=f"ss -ltn 'sport = :{one.port}'", safe=True) for one in found[:4]),
-            Command(text=f"from another machine: curl -m 5 http://ADDRESS:{port}/ is refused", safe=True),
+            Command(text=f"From another machine: curl -m 5 http://ADDRESS:{port}/ is refused", safe=True),
         ),
     )
 

@@ -148,7 +148,7 @@ def _remedy(evidence: Evidence, port: int | None, reserved: bool) -> Remedy:
             )
         )
     else:
-        commands.append(Command(text=f"start it with --port {port + 1}", safe=True, note="another port"))
+        commands.append(Command(text=f"Start it with --port {port + 1}", safe=True, note="another port"))
     return Remedy(
         text=FREE.text,
         commands=tuple(commands),

@@ -30,7 +30,7 @@ REMEDY = Remedy(
     text="Let fewer requests come at once; only then let more of them wait.",
     commands=(*BATCH, *settings("OLLAMA_MAX_QUEUE=2048")),
     verify="Send the same work again: no 503 comes back.",
-    verify_commands=(Command(text="grep -c '| 503 |' on Ollama's log", safe=True),),
+    verify_commands=(Command(text="journalctl -u ollama --since -10min | grep -c '| 503 |'", safe=True),),
 )
 
 
@@ -71,7 +71,7 @@ def _without_documents() -> Remedy:
         REMEDY,
         commands=(
             Command(
-                text="let the client send fewer requests at once, and wait and try again at 503", safe=False
+                text="Let the client send fewer requests at once, and wait and try again at 503", safe=False
             ),
             *settings("OLLAMA_MAX_QUEUE=2048"),
         ),

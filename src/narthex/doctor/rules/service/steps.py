@@ -10,19 +10,19 @@ _ASIDE = "it starts anew: answers that are being written end"
 def unit_setting(setting: str, unit: str = "ollama") -> Command:
     """An environment variable of a systemd service."""
     return Command(
-        text=f'sudo systemctl edit {unit}   # write: [Service]  Environment="{setting}"   '
-        f"then: sudo systemctl restart {unit}",
+        text=f"sudo systemctl edit {unit}   # opens an editor; write there:\n"
+        f'# [Service]\n# Environment="{setting}"\nsudo systemctl restart {unit}',
         safe=False,
         root=True,
-        note=f"where {unit} is a systemd service; {_ASIDE}",
+        note=f"without the #; where {unit} is a systemd service; {_ASIDE}",
     )
 
 
 def compose_setting(setting: str, service: str = "ollama") -> Command:
     """An environment variable of a container."""
     return Command(
-        text=f"compose.yaml, services: {service}: environment: - {setting}   then: docker compose up -d "
-        f"{service}",
+        text=f"In compose.yaml, services › {service} › environment: {setting}, "
+        f"then: docker compose up -d {service}",
         safe=False,
         note=f"where it runs in a container (docker run: -e '{setting}'); {_ASIDE}",
     )
