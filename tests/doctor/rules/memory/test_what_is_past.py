@@ -100,3 +100,19 @@ def test_memory_that_came_back_late_is_no_trouble_where_loads_go_well() -> None:
     late = _line(5, 'msg="gpu VRAM usage didn\'t recover within timeout" seconds=5.1')
     assert _trouble(*_well(1, MODEL), late, *_well(6, OTHER)) == []
     assert _trouble(*_well(1, MODEL), late) == ["vram_not_recovered"]
+
+
+def _asked(minute: int, ctx: int) -> Sequence[str]:
+    command = f"ollama runner --model {MODEL} --ctx-size {ctx} --batch-size 512 --parallel 1 --port 4000"
+    return (
+        _line(minute, f'source=server.go:400 msg="starting llama server" cmd="{command}"'),
+        *_well(minute, MODEL)[1:],
+    )
+
+
+def test_clients_that_made_it_reload_are_past_once_many_requests_came_without() -> None:
+    thrash = [line for minute in range(1, 9) for line in _asked(minute, 8192 if minute % 2 else 2048)]
+    answers = [_well(minute, MODEL)[-1] for minute in range(32, 40)]
+    assert _trouble(*_start(0), *thrash) == ["model_reload_thrash"]
+    assert _trouble(*_start(0), *thrash, *_start(30), *_asked(31, 8192)) == ["model_reload_thrash"]
+    assert _trouble(*_start(0), *thrash, *_start(30), *_asked(31, 8192), *answers) == []

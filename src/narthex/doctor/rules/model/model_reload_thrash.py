@@ -13,7 +13,15 @@ from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
 from narthex.doctor.loads import size_bytes
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.model.sequence import Again, keep_alive, payer, reloads, span
-from narthex.doctor.rules.model.telling import count_in_log, quotes, short, spoken
+from narthex.doctor.rules.model.telling import (
+    MANY_GOOD,
+    count_in_log,
+    good_later,
+    quotes,
+    short,
+    spoken,
+    told_as_past,
+)
 from narthex.doctor.sign import Sign
 from narthex.doctor.signs import ollama
 from narthex.doctor.story import Load, loads
@@ -126,6 +134,13 @@ def _key(load: Load) -> tuple[object, ...]:
 
 
 def _finding(evidence: Evidence, title: str, rows: Sequence[Again], why: str) -> Finding:
+    """As past where the server was started anew since, and many requests came without another reload."""
+    found, last = _present(evidence, title, rows, why), rows[-1].load.last
+    since = good_later(evidence, last)
+    return told_as_past(evidence, last, found) if len(since) > MANY_GOOD else found
+
+
+def _present(evidence: Evidence, title: str, rows: Sequence[Again], why: str) -> Finding:
     count = len(rows)
     dated = [one.load for one in rows]
     lasted = span([rows[0].before, *dated])
