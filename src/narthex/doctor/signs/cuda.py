@@ -41,7 +41,10 @@ NO_DEVICE = Sign(
     r"|ggml_init_cublas: no CUDA devices found|ggml_cuda_init: found 0 (?:CUDA|ROCm) devices"
     r"|torch\.cuda\.is_available\(\)\W+False\b"
 )
-NO_DEVICES_FOUND = Sign(r"\bNo devices were found", words=["devices were found"])
+NO_DEVICES_FOUND = Sign(
+    r"\bNo devices were found|GPU access blocked by the operating system",
+    words=["devices were found", "access blocked"],
+)
 BUSY = Sign(r"CUDA-capable device(?:s|\(s\))? (?:are|is/are) busy or unavailable")
 NOT_READY = Sign(
     r"failed to initialize CUDA: system not yet initialized|Error 802: system not yet initialized"

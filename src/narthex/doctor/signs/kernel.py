@@ -59,9 +59,9 @@ NVIDIA_NOT_PROBED = Sign(
     r"|initialized)"
     r"|NVRM: No NVIDIA (?:devices probed|graphics adapter found|GPU found)"
     r"|NVRM: .*not supported by (?:the NVIDIA|open)|NVRM: .*requires use of the NVIDIA open kernel modules"
-    r"|NVRM: This can occur when a driver such as"
+    r"|NVRM: This can occur when a driver such as|supported through the NVIDIA \d+\.xx Legacy drivers"
     r"|NVRM: .*nouveau",
-    words=["nvrm: "],
+    words=["nvrm: ", "legacy drivers"],
 )
 DKMS_FAILED = Sign(
     r"Bad return status for module build on kernel|nvidia[-/][\d.]+.*?\bdkms\b.*(?:fail|error)"

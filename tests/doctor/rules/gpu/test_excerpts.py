@@ -200,3 +200,35 @@ def test_a_fresh_container_that_may_not_open_the_card_never_could(gpu_says: Says
     found = gpu_says(commands=f"$ docker run --rm --gpus all ubuntu nvidia-smi\n{said}\n")
     assert [row.cause for row in found] == ["gpu_not_visible"]
     assert any("no-cgroups" in step.text for step in found[0].remedy.commands)
+
+
+def test_a_bad_access_without_the_kernels_log_is_said_and_the_log_asked_for(gpu_says: Says) -> None:
+    said = "Error: CUDA error: an illegal memory access was encountered\n"
+    found = gpu_says(client_error=said)[0]
+    assert found.cause == "gpu_xid_app_fault"
+    assert 0.5 < found.confidence < 0.7
+    assert "kernel log" in found.why
+    quiet = gpu_says(client_error=said, dmesg="[1.0] usb 1-1: new high-speed USB device\n")[0]
+    assert quiet.confidence < 0.5
+    lost = "NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus.\n"
+    assert [row.cause for row in gpu_says(client_error=said, dmesg=lost)] == ["gpu_fell_off_bus"]
+
+
+def test_vulkans_lost_device_is_a_suspicion(gpu_says: Says) -> None:
+    found = gpu_says(llama_server_log="  what():  vk::Queue::submit: ErrorDeviceLost\n")[0]
+    assert (found.cause, found.confidence < 0.5) == ("gpu_xid_app_fault", True)
+
+
+@pytest.mark.parametrize("pending", ["Yes", "No"])
+def test_rows_that_wait_for_a_reset(gpu_says: Says, pending: str) -> None:
+    rows = f"    Remapped Rows\n        Correctable Error : 0\n        Pending           : {pending}\n"
+    assert [row.cause for row in gpu_says(nvidia_smi=rows)] == (["gpu_hw_ecc"] if pending == "Yes" else [])
+
+
+def test_other_words_for_a_missing_driver_or_card(gpu_says: Says) -> None:
+    legacy = "NVRM:  supported through the NVIDIA 470.xx Legacy drivers. Please\n"
+    assert gpu_says(dmesg=legacy)[0].cause == "driver_not_loaded"
+    wsl = "Failed to initialize NVML: GPU access blocked by the operating system\n"
+    assert gpu_says(commands=wsl)[0].cause == "gpu_not_visible"
+    cpu_build = "AssertionError: Torch not compiled with CUDA enabled\n"
+    assert gpu_says(comfyui_log=cpu_build)[0].cause == "gpu_arch_not_in_build"

@@ -19,7 +19,7 @@ SKIPPED = Sign(
 TOO_OLD_CARD = Sign(r"CUDA GPU is too old.*?Compute Capability detected: (?P<cc>[\d.]+)")
 TORCH = Sign(
     r"(?:with )?CUDA capability (?P<cc>sm_\d+) is not compatible with the current PyTorch installation"
-    r"|PyTorch no longer supports this GPU because it is too old"
+    r"|PyTorch no longer supports this GPU because it is too old|Torch not compiled with CUDA enabled"
 )
 # PyTorch's older and newer warning; the range stands in the next lines.
 TORCH_RANGE = Sign(r"Found GPU\d+ (?P<device>.+?) which is of cuda capability (?P<cc>\d+\.\d+)")

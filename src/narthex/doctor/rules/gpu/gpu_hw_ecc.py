@@ -12,8 +12,8 @@ from narthex.doctor.sign import Sign
 from narthex.doctor.signs import cuda
 
 PENDING = Sign(
-    r"Pending Page Blacklist ?: Yes|Retired Pages Pending ?: Yes|Remapping Failure Occurred ?: Yes"
-    r"|(?:Double Bit ECC|DRAM Uncorrectable|SRAM Uncorrectable)\s*: [1-9]",
+    r"Pending(?: Page Blacklist)? ?: Yes|Retired Pages Pending ?: Yes|Remapping Failure Occurred ?: Yes"
+    r"|(?:Double Bit ECC|DRAM Uncorrectable|SRAM Uncorrectable|Uncorrectable Error)\s*: [1-9]",
     words=["pending", "remapping failure", "double bit ecc", "uncorrectable"],
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from narthex.doctor.evidence import Evidence, Hit
@@ -9,12 +10,14 @@ from narthex.doctor.finding import Command, Finding, Remedy, RuledOut, Severity
 from narthex.doctor.rule import LookAlike, Rule
 from narthex.doctor.rules.gpu import steps, where, xids
 from narthex.doctor.sign import Sign
-from narthex.doctor.signs import kernel
+from narthex.doctor.signs import cuda, kernel
 
 ILLEGAL = Sign(
     r"an illegal memory access was encountered|an illegal instruction was encountered|misaligned address"
     r"|unspecified launch failure"
 )
+DEVICE_LOST = Sign(r"ErrorDeviceLost|DeviceLostError|VK_ERROR_DEVICE_LOST|CUBLAS_STATUS_EXECUTION_FAILED")
+_AMD = re.compile(r"ROCm|HIP\b|hip[A-Z]|RADV|AMD")
 REMEDY = Remedy(
     text="Update the program that is blamed, then the driver. It says nothing against the card by "
     "itself; only if "
@@ -53,6 +56,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     hits = xids.with_numbers(evidence, xids.APP)
     real = [hit for hit in hits if hit["number"] != "45"]
     if not real:
+        yield from _without_kernel_log(evidence)
         return
     worse = xids.with_numbers(evidence, xids.MEMORY | xids.SILENT) or evidence.hits(kernel.FELL_OFF)
     crash = evidence.hits(ILLEGAL)
@@ -75,6 +79,27 @@ def check(evidence: Evidence) -> Iterator[Finding]:
             RuledOut(cause="gpu_hw_ecc", why="No Xid 48, 63, 64, 94 or 95 and no ECC error is told of."),
         ),
         about=", ".join(names[:3]),
+    )
+
+
+def _without_kernel_log(evidence: Evidence) -> Iterator[Finding]:
+    """The program's own words for what the kernel logs as Xid 13 or 31."""
+    told = evidence.hits(ILLEGAL, DEVICE_LOST) + cuda.with_code(evidence, 700, 716, 717, 719)
+    told = [hit for hit in told if not _AMD.search(hit.entry.plain) and not where.mended(evidence, hit.entry)]
+    if not told or xids.with_numbers(evidence, xids.APP) or xids.card_is_lost(evidence):
+        return
+    rows = list({hit.entry.place: hit for hit in told}.values())
+    plain = any(hit.match.re is not DEVICE_LOST.pattern for hit in rows)
+    yield Finding(
+        cause="gpu_xid_app_fault",
+        title="A program's fault on the GPU",
+        severity=Severity.ERROR,
+        confidence=0.4 if not plain or evidence.has_kind("dmesg") else 0.6,
+        evidence=tuple(hit.quote() for hit in rows[:3]),
+        why="The driver stopped the program on the GPU for what it did there. The kernel log of that minute "
+        "tells whose fault it is: Xid 13 or 31 is the program's, 48, 79 or 94 the card's.",
+        remedy=REMEDY,
+        ruled_out=(RuledOut(cause="vram_oom_in_generation", why="The error is not one of lacking memory."),),
     )
 
 
@@ -122,7 +147,7 @@ RULE = Rule(
         LookAlike(cause="suspend_resume_gpu_lost", how="Xid 31 right after a sleep, then 999."),
     ),
     check=check,
-    signs=(ILLEGAL, *where.SIGNS),
+    signs=(ILLEGAL, DEVICE_LOST, *where.SIGNS),
     explains=("runner_crash_bug",),
     overrules=("cpu_illegal_instruction",),  # Xid 13 says «Illegal Instruction Encoding» of the GPU
 )
