@@ -108,3 +108,20 @@ def test_comfyui_on_its_card_is_a_fact() -> None:
     """
     (fact,) = facts_of(evidence_of(comfyui_log=text))
     assert fact.text == "ComfyUI works on cuda:0, NVIDIA GeForce RTX 3080 and has carried out 1 job."
+
+
+def test_a_pull_that_gave_up_is_not_told_as_one_that_ended_well() -> None:
+    log = """
+    level=INFO source=download.go:291 msg="60e05f210007 part 5 attempt 0 failed: EOF, retrying in 1s"
+    [GIN] 2024/12/23 - 21:41:24 | 200 |          1m4s |      172.17.0.1 | POST     "/api/pull"
+    """
+    assert "ended well" in _facts(log)
+    gave_up = evidence_of(ollama_log=log, client_error="Error: max retries exceeded: EOF")
+    assert not any("ended well" in fact.text for fact in facts_of(gave_up))
+
+
+def test_jobs_of_comfyui_that_failed_or_were_stopped_are_not_counted_as_carried_out() -> None:
+    done, failed = "Prompt executed in 0.61 seconds", "!!! Exception during processing !!! no blocks"
+    for text, told in ((f"{failed}\n{done}", 0), (f"Processing interrupted\n{done}\n{done}", 1)):
+        words = "\n".join(fact.text for fact in facts_of(evidence_of(comfyui_log=text)))
+        assert ("carried out 1 job" in words) == bool(told)

@@ -64,10 +64,12 @@ def _layers(evidence: Evidence) -> Fact | None:
 
 def _comfy(evidence: Evidence) -> Fact | None:
     device, done = evidence.last(harmless.COMFY_DEVICE), evidence.last(comfyui.DONE)
+    # a job that failed or was stopped is «executed» too
+    count = evidence.count(comfyui.DONE) - evidence.count(comfyui.EXCEPTION, comfyui.INTERRUPTED)
+    done = done if count > 0 else None
     if device is None and done is None:
         return None
     told = [f"works on {device['device']}, {device['name'].strip()}"] if device else []
-    count = evidence.count(comfyui.DONE)
     told += [f"has carried out {count} job{'s' if count > 1 else ''}"] if done else []
     return Fact(
         text=f"ComfyUI {' and '.join(told)}.", evidence=tuple(hit.quote() for hit in (device, done) if hit)
@@ -108,6 +110,8 @@ def _plain(
 
 def _pull_ended_well(evidence: Evidence) -> bool:
     last = evidence.last(harmless.RETRY)
+    if evidence.has(harmless.GAVE_UP):
+        return False  # the access log says 200 also where a pull failed
     ended = [one for one in requests(evidence) if one.path == "/api/pull" and one.status == 200]
     return last is not None and any(
         one.source == last.entry.source and one.entry.line > last.entry.line for one in ended

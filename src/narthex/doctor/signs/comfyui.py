@@ -22,6 +22,7 @@ INVALID_PROMPT = Sign(
 )  # fmt: skip
 INVALID_IMAGE = Sign(r"Custom validation failed for node: (?P<what>.+)", words=["custom validation failed"])
 EXCEPTION = Sign(r"!!! Exception during processing ?!*(?P<what>.*)", words=["exception during processing"])
+INTERRUPTED = Sign(r"\bProcessing interrupted$", words=["processing interrupted"])
 IMPORT_FAILED = Sign(
     r"\(IMPORT FAILED\):? (?P<path>.+)|Cannot import (?P<other>\S+) module for custom nodes",
     words=["(import failed)", "module for custom nodes"],

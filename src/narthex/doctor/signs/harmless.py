@@ -30,6 +30,7 @@ COMFY_DEVICE = Sign(
     words=["device: "],
 )
 RETRY = Sign(r"part \d+ (?:attempt \d+ failed|stalled)")
+GAVE_UP = Sign(r"(?<!\): )\bmax retries exceeded(?! with url)", words=["max retries exceeded"])
 SHIFT = Sign(r"context limit hit - shifting")
 NO_MMAP = Sign(r"disabling mmap for llama-server load by default")
 FULL_CAPACITY = Sign(r"the full capacity of the model will not be utilized")

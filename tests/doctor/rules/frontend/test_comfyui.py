@@ -125,3 +125,9 @@ def test_a_comfyui_that_is_not_reached(line: str) -> None:
 def test_on_this_machine_its_answer_decides(answers: bool, count: int) -> None:
     row = Reading(name="comfyui.answers", about="http://127.0.0.1:8188", value=answers, text="ComfyUI")
     assert len(diagnosis_of([row], live=True).findings) == count
+
+
+def test_the_end_of_the_job_that_failed_is_no_job_that_went_well() -> None:
+    failed = "!!! Exception during processing !!! no blocks\nPrompt executed in 0.61 seconds"
+    assert str(first(comfyui_log=failed).severity) == "error"
+    assert str(first(comfyui_log=f"{failed}\nPrompt executed in 9.1 seconds").severity) == "warning"

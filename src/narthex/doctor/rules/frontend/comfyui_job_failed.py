@@ -92,7 +92,10 @@ def _of_gpu(evidence: Evidence, hit: Hit) -> bool:
 
 def _severity(evidence: Evidence, hits: Sequence[Hit]) -> Severity:
     """A job that ended well after it may be another workflow: still worth a look."""
-    return Severity.WARNING if later(evidence, hits[-1].entry, comfyui.DONE) else Severity.ERROR
+    done = later(evidence, hits[-1].entry, comfyui.DONE)
+    if done is not None and hits[-1].match.re is comfyui.EXCEPTION.pattern:
+        done = later(evidence, done.entry, comfyui.DONE)  # the first ends the job that failed
+    return Severity.WARNING if done else Severity.ERROR
 
 
 def _finding(
