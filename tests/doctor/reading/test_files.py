@@ -101,3 +101,14 @@ def test_a_file_of_another_user_is_told(tmp_path: Path) -> None:
     path.write_text(OLLAMA)
     path.chmod(0)
     assert refusal(path).endswith("may not be read by this user.")
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_a_device_is_no_log(device: str) -> None:
+    with pytest.raises(UsageError, match="is a device"):
+        read_files([device])
+
+
+def test_a_pipe_without_an_end_is_refused_and_not_swallowed() -> None:
+    with open("/dev/zero", "rb") as endless, pytest.raises(UsageError, match=r"larger than 512 MiB"):
+        read_files(["-"], stdin=endless)

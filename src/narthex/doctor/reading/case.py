@@ -12,6 +12,7 @@ import msgspec
 
 from narthex.doctor.evidence import KINDS, Evidence, Reading
 from narthex.doctor.finding import Fact, Skipped
+from narthex.doctor.reading.files import all_of
 from narthex.doctor.reading.kinds import kind_of_text
 from narthex.doctor.reading.scanner import read_evidence
 from narthex.doctor.reading.text import Text
@@ -88,9 +89,10 @@ def load_case(path: Path, stdin: BinaryIO | None = None) -> Case:
 
 def _bytes(path: Path, stdin: BinaryIO | None) -> bytes:
     if str(path) == "-":
-        return (stdin or sys.stdin.buffer).read()
+        return all_of(stdin or sys.stdin.buffer, "standard input")
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return all_of(file, str(path))
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist.", hint="Check the name of the case file.") from error
     except IsADirectoryError as error:

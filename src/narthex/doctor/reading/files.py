@@ -14,8 +14,10 @@ from typing import BinaryIO
 from narthex.doctor.reading.kinds import kind_of_text
 from narthex.doctor.reading.text import Decoder, Text
 from narthex.errors import UsageError
+from narthex.units import format_size
 
 _PART = 64 << 10
+_MOST = 512 << 20  # bytes of what has to be held in memory: a pipe, a case
 _BINARY = 0.1  # of a sample's bytes that no text has
 _STDIN = "-"
 _MAGICS = {
@@ -44,7 +46,7 @@ def read_files(paths: Iterable[str | Path], stdin: BinaryIO | None = None) -> li
 
 
 def _from_stdin(stdin: BinaryIO | None) -> Text:
-    data = (stdin or sys.stdin.buffer).read()
+    data = all_of(stdin or sys.stdin.buffer, "standard input")
     return Text(kind=kind_of_text(_parts(_whole(data))), name=_STDIN, data=data)
 
 
@@ -53,15 +55,28 @@ def _from_file(path: Path) -> Text:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise UsageError(f"{path} is a folder.", hint="Name the log files in it.")
+        if stat.S_ISBLK(mode) or stat.S_ISCHR(mode):  # /dev/zero has no end
+            raise UsageError(f"{path} is a device, and no log.", hint="Name log files, or - for a pipe.")
         if not stat.S_ISREG(mode):
             with path.open("rb") as file:  # a pipe, as <(journalctl …) makes it, can be read only once
-                data = file.read()
+                data = all_of(file, str(path))
             return Text(kind=kind_of_text(_parts(_whole(data)), path.name), name=str(path), data=data)
         parts = _sample(path)
     except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, error) from error
     _must_be_text(path, parts)
     return Text(kind=kind_of_text(_parts(parts), path.name), name=str(path), path=path)
+
+
+def all_of(file: BinaryIO, name: str) -> bytes:
+    """What comes until its end. Raises UsageError where that is more than memory is given to."""
+    data = file.read(_MOST + 1)
+    if len(data) > _MOST:
+        raise UsageError(
+            f"{name} is larger than {format_size(_MOST)}.",
+            hint="Give the end of it: tail -c 200M. A log file of any size can be named behind --logs.",
+        )
+    return data
 
 
 def _sample(path: Path) -> list[bytes]:
