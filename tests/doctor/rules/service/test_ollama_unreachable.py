@@ -90,3 +90,10 @@ def test_an_answer_in_the_same_transcript_later_ends_it() -> None:
         time=2025-01-10T22:07:10.961Z level=INFO msg="Listening on 127.0.0.1:11434 (version 0.5.4)"
     """
     assert diagnosis_of(commands=commands).healthy
+
+
+@pytest.mark.parametrize("answer", ["Ollama is running", '{"version":"0.17.2"}'])
+def test_a_refusal_before_an_answer_is_over(answer: str) -> None:
+    refused = "curl: (7) Failed to connect to localhost port 11434 after 0 ms: Couldn't connect to server"
+    assert diagnosis_of((), False, commands=f"{refused}\n$ curl localhost:11434\n{answer}").healthy
+    assert not diagnosis_of((), False, commands=f"{answer}\n$ curl localhost:11434\n{refused}").healthy

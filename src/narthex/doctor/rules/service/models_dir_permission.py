@@ -112,7 +112,9 @@ def _why(path: str, reason: str, listed: list[Entry], over: Hit | None) -> str:
 
 def _remedy(evidence: Evidence, path: str, hits: list[Hit]) -> Remedy:
     name = container(evidence, "ollama")
-    boxed = bool(name) or path.startswith("/root/.ollama") or any(hit.entry.kind == "docker_log" for hit in hits)
+    boxed = (
+        bool(name) or path.startswith("/root/.ollama") or any(hit.entry.kind == "docker_log" for hit in hits)
+    )
     folder = _store_of(path)
     if boxed:
         name = name or "ollama"

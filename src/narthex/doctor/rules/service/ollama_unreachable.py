@@ -51,6 +51,9 @@ STARTED_UNIT = Sign(r"Started (?:ollama\.service|Ollama)", words=["started ollam
 EXITED = Sign(
     r"\bExited \((?P<code>\d+)\) (?P<when>.+? ago)\b.*\b(?P<name>\S*ollama\S*)$", words=["exited ("]
 )
+ALIVE = Sign(
+    r"^Ollama is running$|^\{\"version\": ?\"\d", words=["ollama is running", '{"version"'], first=5, last=20
+)
 _NOT_CLIENTS = ("openwebui_log", "host")
 _NAMED = re.compile(r"no Ollama at \S+ \(")  # an address that somebody set, not the usual one
 _UI = re.compile(r"open[-_]webui|open_webui|comfy", re.IGNORECASE)
@@ -159,7 +162,7 @@ def _stopped(evidence: Evidence) -> Hit | None:
 
 def _answered_since(evidence: Evidence, clients: Sequence[Hit]) -> bool:
     """Whether the same source shows that it answered after the last refusal."""
-    return later(evidence, clients[-1].entry, LISTENING, ACCESS) is not None
+    return later(evidence, clients[-1].entry, LISTENING, ACCESS, ALIVE) is not None
 
 
 def _of_texts(
@@ -246,7 +249,7 @@ RULE = Rule(
         LookAlike(cause="service_unit_misconfig", how="It could not start: systemd says why."),
         LookAlike(cause="client_timeout_generation", how="There it answers, only too late for the client."),
     ),
-    signs=(CLIENT, REFUSED, BARE, UNIT_DOWN, STOPPED, STARTED_UNIT, EXITED),
+    signs=(CLIENT, REFUSED, BARE, ALIVE, UNIT_DOWN, STOPPED, STARTED_UNIT, EXITED),
     readings=("ollama.answers",),
     explains=("owui_cannot_reach_ollama", "owui_hang_unreachable_url"),
     check=check,
