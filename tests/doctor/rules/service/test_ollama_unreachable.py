@@ -97,3 +97,11 @@ def test_a_refusal_before_an_answer_is_over(answer: str) -> None:
     refused = "curl: (7) Failed to connect to localhost port 11434 after 0 ms: Couldn't connect to server"
     assert diagnosis_of((), False, commands=f"{refused}\n$ curl localhost:11434\n{answer}").healthy
     assert not diagnosis_of((), False, commands=f"{answer}\n$ curl localhost:11434\n{refused}").healthy
+
+
+def test_a_server_that_takes_connections_and_answers_none_hangs() -> None:
+    text = "no Ollama at http://127.0.0.1:11434: the connection is accepted, and no answer comes within 2 s"
+    row = Reading(name="ollama.answers", about="http://127.0.0.1:11434", value=False, text=text)
+    finding = diagnosis_of((row,), True).findings[0]
+    assert "so it hangs" in finding.why
+    assert "sudo systemctl restart ollama" in [command.text for command in finding.remedy.commands]

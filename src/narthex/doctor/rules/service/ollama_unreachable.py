@@ -56,10 +56,11 @@ ALIVE = Sign(
 )
 _NOT_CLIENTS = ("openwebui_log", "host")
 _NAMED = re.compile(r"no Ollama at \S+ \(")  # an address that somebody set, not the usual one
+_HANGS = "the connection is accepted"
 _UI = re.compile(r"open[-_]webui|open_webui|comfy", re.IGNORECASE)
 
 REMEDY = Remedy(
-    text="See whether it runs, start it, and read its last lines where it does not stay.",
+    text="See whether it runs, read its last lines, and start it; where it runs and hangs, restart it.",
     commands=(
         Command(text="systemctl status ollama --no-pager", safe=True),
         Command(text="docker ps -a --filter ancestor=ollama/ollama", safe=True),
@@ -69,10 +70,10 @@ REMEDY = Remedy(
             note="in a container: docker logs --tail 50 ollama",
         ),
         Command(
-            text="sudo systemctl start ollama",
+            text="sudo systemctl restart ollama",
             safe=False,
             root=True,
-            note="in a container: docker start ollama",
+            note="starts it too where it is stopped; in a container: docker restart ollama",
         ),
     ),
     verify="It answers with its version.",
@@ -109,6 +110,7 @@ def _of_readings(evidence: Evidence) -> Finding | None:
     ended = [row for row in boxes if row.value.get("state") in ("exited", "dead", "created", "restarting")]
     expected = _is_expected(evidence, rows, boxes)
     words = f"Nothing answers at {', '.join(row.about for row in rows)}"
+    words += "; somebody listens there, so it hangs" if any(_HANGS in row.text for row in rows) else ""
     words += "" if expected else ", and nothing on this machine shows that an Ollama should be there"
     words += "".join(
         f"; the container {row.about} is {row.value.get('state')}{_code(row)}" for row in ended[:1]
