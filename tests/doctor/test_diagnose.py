@@ -99,6 +99,12 @@ def test_something_harmless_explains_no_trouble() -> None:
     assert shown(in_order(found, rules)) == [("slow", ""), ("harmless", "")]
 
 
+def test_something_harmless_follows_from_no_trouble() -> None:
+    rules = [rule("killed", explains=("absent",)), rule("absent")]
+    found = [finding("killed"), finding("absent", 0.6, Severity.INFO)]
+    assert shown(in_order(found, rules)) == [("killed", ""), ("absent", "")]
+
+
 def test_two_of_a_kind_stay_together_and_share_their_consequences() -> None:
     rules = [rule("full", explains=("stopped",)), rule("stopped"), rule("other")]
     found = [

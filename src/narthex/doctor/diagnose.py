@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from narthex.doctor.evidence import Evidence
-from narthex.doctor.finding import Diagnosis, Fact, Finding, Skipped
+from narthex.doctor.finding import Diagnosis, Finding, Skipped
 from narthex.doctor.healthy import facts_of
 from narthex.doctor.rule import Rule
 
@@ -27,8 +27,11 @@ def diagnose(evidence: Evidence, rules: Sequence[Rule]) -> Diagnosis:
         except Exception as error:  # one rule's fault must not hide what the others see
             why = f"the rule broke: {type(error).__name__}: {error}"
             skipped.append(Skipped(what=rule.slug, why=why, broke=True))
-    facts: Sequence[Fact] = (*evidence.facts, *facts_of(evidence))
-    return Diagnosis(findings=tuple(in_order(found, rules)), facts=tuple(facts), skipped=tuple(skipped))
+    findings = in_order(found, rules)
+    areas = {rule.slug: rule.area for rule in rules}
+    troubled = {areas.get(finding.cause, "") for finding in findings if finding.is_trouble}
+    facts = (*evidence.facts, *facts_of(evidence, troubled))
+    return Diagnosis(findings=tuple(findings), facts=facts, skipped=tuple(skipped))
 
 
 def in_order(found: Sequence[Finding], rules: Sequence[Rule]) -> list[Finding]:
@@ -63,7 +66,10 @@ def _root_of(cause: str, surest: Mapping[str, Finding], table: Mapping[str, Rule
     while above := [
         slug
         for slug, finding in surest.items()
-        if slug not in seen and top in table[slug].explains and _outweighs(finding, surest[cause])
+        if slug not in seen
+        and top in table[slug].explains
+        and finding.is_trouble == surest[cause].is_trouble  # what is harmless is nobody's fault
+        and _outweighs(finding, surest[cause])
     ]:
         top = min(above, key=lambda slug: _weight(surest[slug]))
         seen.add(top)
