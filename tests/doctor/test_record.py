@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import msgspec
 
 from narthex.doctor.finding import Command, Finding, Quote, Remedy, Request, Severity
 from narthex.doctor.record import LONGEST, Record, draft
 from narthex.journal.journal import Journal
+from narthex.paths import journal_path
 
 FINDING = Finding(
     cause="queue_full",
@@ -63,3 +66,14 @@ def test_a_run_without_findings_leaves_nothing() -> None:
         record.findings([])
     with Journal.open() as journal:
         assert journal.findings() == []
+
+
+def test_a_journal_that_somebody_holds_is_told_and_not_waited_for_long() -> None:
+    said: list[str] = []
+    with Record(said.append) as record:
+        record.findings([FINDING])
+        other = sqlite3.connect(journal_path(), isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        record.findings([FINDING])
+        other.close()
+    assert [text.partition(":")[0] for text in said] == ["What was found is not in the journal"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from narthex.doctor.bundle import Examined
-from narthex.doctor.collect.gather import gather, live_evidence
+from narthex.doctor.collect.gather import evidence_of, gather, live_evidence
 from narthex.doctor.collect.scope import Scope
 from narthex.doctor.diagnose import diagnose
 from narthex.doctor.evidence import Evidence
@@ -43,14 +43,7 @@ def rules_named(slugs: Iterable[str]) -> tuple[Rule, ...]:
 def live(since: float | None, rules: Sequence[Rule]) -> Examined:
     """This machine, now. ``since``: logs are read from that moment on."""
     found = gather(Scope(since=since))
-    evidence = read_evidence(
-        found.texts,
-        SIGNS,
-        readings=found.readings,
-        facts=found.facts,
-        skipped=found.skipped,
-        live=True,
-    )
+    evidence = evidence_of(found, SIGNS)
     return Examined(texts=found.texts, evidence=evidence, diagnosis=_diagnosis(evidence, rules))
 
 

@@ -18,6 +18,7 @@ from narthex.journal.journal import Journal
 from narthex.journal.rows import FindingDraft
 
 LONGEST = 2000  # characters of a quote or an answer that are kept
+_WAIT_S = 1.0  # for whoever else writes: the person waits for the diagnosis
 T = TypeVar("T")
 
 
@@ -27,7 +28,7 @@ class Record:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._numbers: dict[tuple[str, str], int] = {}
-        self._journal = self._try(Journal.open)
+        self._journal = self._try(lambda: Journal.open(busy_timeout_s=_WAIT_S))
 
     def __enter__(self) -> Record:
         return self

@@ -40,7 +40,7 @@ from narthex.doctor.finding import Skipped
 from narthex.doctor.reading.scanner import read_evidence
 from narthex.doctor.sign import Sign
 
-__all__ = ["COLLECTORS", "Collected", "Collector", "Scope", "gather", "live_evidence"]
+__all__ = ["COLLECTORS", "Collected", "Collector", "Scope", "evidence_of", "gather", "live_evidence"]
 
 
 class Collector(Protocol):
@@ -122,7 +122,11 @@ def gather(
 
 def live_evidence(scope: Scope, signs: Sequence[Sign]) -> Evidence:
     """What rules look at on this machine, now."""
-    found = gather(scope)
+    return evidence_of(gather(scope), signs)
+
+
+def evidence_of(found: Collected, signs: Sequence[Sign]) -> Evidence:
+    """What was found just now, searched."""
     return read_evidence(
         found.texts,
         signs,
