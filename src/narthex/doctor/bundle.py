@@ -75,7 +75,7 @@ def make_bundle(
         "version": __version__,
         "on_the_machine": [{"cause": row.cause, "confidence": row.confidence} for row in diagnosis.findings],
     }
-    replaced = [f"{count} × {what}" for what, count in sorted(redactor.counts.items()) if count]
+    replaced = [f"{what}: {count}" for what, count in sorted(redactor.counts.items()) if count]
     left_out = (*cuts, *replaced)
     files = {
         "evidence.json": _json(_case(clean, sources)),

@@ -5,7 +5,7 @@ Among them are the lines that people take for the cause, and that are none: each
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from narthex.doctor.evidence import Evidence, Hit
 from narthex.doctor.finding import Fact
@@ -15,9 +15,12 @@ from narthex.doctor.story import Start, loads, requests, starts
 from narthex.units import GIB
 
 
-def facts_of(evidence: Evidence) -> Iterator[Fact]:
-    """Facts from log lines; those of the live machine come from its collectors."""
+def facts_of(evidence: Evidence, troubled: Collection[str] = ()) -> Iterator[Fact]:
+    """Facts from log lines; those of the live machine come from its collectors. ``troubled``: areas in which
+    something is wrong: that a machine computes on the CPU is no comfort where its GPU is lost."""
     for tell in (_device, _layers, _answers, _comfy, *_HARMLESS):
+        if tell is _device and {"gpu", "container"} & set(troubled) and not _uses_gpu(evidence):
+            continue
         if (fact := tell(evidence)) is not None:
             yield fact
 

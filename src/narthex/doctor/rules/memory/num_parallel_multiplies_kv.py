@@ -31,6 +31,7 @@ REMEDY = Remedy(
 
 _MANY = 8  # so many whole contexts outweigh the weights of most models
 _ABSURD = 3  # so many times the memory that is there is asked for by no model that was chosen for it
+_HUGE = 256 * GIB  # hardly any weights are so large: the rest is cache
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
@@ -76,7 +77,9 @@ def _by_default(evidence: Evidence) -> Iterator[Finding]:
     told = version(evidence)
     slots = default_parallel(told) if told else 0
     file = _largest(evidence)
-    if hit is None or not needs or not has or needs < _ABSURD * has or slots == 1 or file > has:
+    if hit is None or not needs or not has or slots == 1 or file > has:
+        return
+    if needs < min(_ABSURD * has, _HUGE):
         return
     one = file + (needs - file) / slots if file and slots else None
     of = f"Ollama {told} takes up to {slots} slots" if slots else "Ollama 0.2 to 0.9 takes up to 4 slots"
@@ -87,7 +90,7 @@ def _by_default(evidence: Evidence) -> Iterator[Finding]:
         confidence=0.66 if one and one <= has else 0.45 if slots else 0.4,
         evidence=(hit.quote(),),
         why=(
-            f"{hit['needs']} are {needs / has:.0f} times what is available. {of} where none are set, each "
+            f"{hit['needs']} are {needs / has:.1f} times what is available. {of} where none are set, each "
             "with a cache for the whole context; no line here tells how many there were."
             + (f" With one slot it would be about {format_size(round(one))}." if one else "")
         ),
