@@ -22,7 +22,7 @@ from narthex.doctor.finding import (
 )
 from narthex.doctor.rules import RULES
 from narthex.views.cause_page import ROWS, index_markdown, page_data, page_markdown, page_text
-from narthex.views.diagnosis import diagnosis_json, diagnosis_text, sureness, verdict
+from narthex.views.diagnosis import as_json, diagnosis_json, diagnosis_text, sureness, verdict
 from narthex.views.ink import Ink
 
 PLAIN = Ink()
@@ -313,3 +313,10 @@ def test_the_index_holds_every_cause_in_its_area() -> None:
     text = index_markdown(RULES)
     assert all(f"({rule.slug}.md)" in text for rule in RULES)
     assert text.index("The GPU and its driver") < text.index("OpenWebUI and ComfyUI")
+
+
+def test_json_holds_nothing_that_a_terminal_obeys_and_is_the_same_data() -> None:
+    text = "\x1b[31m \x9b31m \x7f \u202e turned \u2066 «ü»"
+    document = as_json({"text": text})
+    assert document.replace("\n", "").isprintable()
+    assert json.loads(document) == {"text": text}

@@ -22,7 +22,7 @@ from narthex.doctor.rules import SIGNS
 from narthex.doctor.watch import watch
 from narthex.errors import ExitCode, UsageError
 from narthex.models.header import printable
-from narthex.views.diagnosis import finding_text
+from narthex.views.diagnosis import finding_text, safe_json
 from narthex.views.ink import Ink
 
 
@@ -58,7 +58,7 @@ class _Teller:
             self._record.findings([finding])
         if self._as_json:
             row = {"at": time.time(), "count": count, "finding": finding}
-            click.echo(msgspec.json.encode(row).decode())
+            click.echo(safe_json(msgspec.json.encode(row)))
         elif count == 1:
             click.echo(f"{_clock()}  {finding_text(finding, self._ink)}\n")
         else:

@@ -38,6 +38,7 @@ _MORE = (
 _PROSE = re.compile(r"[A-Z][a-z]")  # «Set …», «In OpenWebUI: …»: nobody copies it into a shell
 _HOST = "host"  # the source of what collectors read
 _VARIES = re.compile(r"\d+|\b[0-9a-f]{8,}\b|(?<=sha256-)[0-9a-f]+")
+_OBEYED = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _OPENING = 80  # characters by which two lines are alike
 _TITLES = {rule.slug: rule.title for rule in RULES}
 _SURENESS = ((0.9, "certain"), (0.75, "very likely"), (SURE, "likely"), (0.3, "may be"), (0.0, "a guess"))
@@ -55,8 +56,13 @@ def diagnosis_json(diagnosis: Diagnosis) -> str:
 
 
 def as_json(value: Any) -> str:
-    """Any data as a JSON document."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    """Any data as a JSON document, safe to be looked at: no control characters, and none that turn text."""
+    return safe_json(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def safe_json(document: bytes) -> str:
+    """The same document; what a terminal would obey is escaped. JSON itself escapes the first 32 only."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", document.decode())
 
 
 def verdict(diagnosis: Diagnosis) -> str:
