@@ -40,7 +40,7 @@ CARRIERS = (
     "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1r{}\n-----END OPENSSH PRIVATE KEY-----",
     "-----BEGIN RSA PRIVATE KEY-----\nMIIE{}",
     "ExecStart=/usr/bin/llama-server --api-key {} --port 8080",
-    'cmd="[\'llama-server\', \'--api-key\', \'{}\']"',
+    "cmd=\"['llama-server', '--api-key', '{}']\"",
     '["--hf-token","{}"]',
     "curl -u ada:{} http://127.0.0.1:11434/api/tags",
     "curl --user 'ada:{}' http://127.0.0.1:11434",
