@@ -76,7 +76,7 @@ def test_weights_that_a_device_can_not_take(
     with (tmp_path / "rpc.log").open("w") as log:
         device = subprocess.Popen(["bash", "-c", words], stdout=log, stderr=log)
         try:
-            _until_it_listens(port)
+            until_it_listens(port)
             printed = serve(gemma, "--rpc", f"127.0.0.1:{port}", "-ngl", "19")
         finally:
             device.kill()
@@ -154,7 +154,7 @@ def killed(engine_binary: Path, gemma: Path, tmp_path: Path) -> str:
     path = tmp_path / "killed.log"
     with path.open("w") as log:
         shell = subprocess.Popen(["bash", "-c", words], stdout=log, stderr=log, start_new_session=True)
-        _until_it_listens(port)
+        until_it_listens(port)
         (server,) = map(int, Path(f"/proc/{shell.pid}/task/{shell.pid}/children").read_text().split())
         os.kill(server, signal.SIGKILL)
         assert shell.wait() == 128 + signal.SIGKILL
@@ -171,7 +171,8 @@ def test_a_killed_server_is_a_suspicion_until_the_kernel_confirms_it(killed: str
     assert sure.confidence > max(alone.confidence, 0.8)
 
 
-def _until_it_listens(port: int) -> None:
+def until_it_listens(port: int) -> None:
+    """Wait for a server."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
         with socket.socket() as client:

@@ -101,6 +101,8 @@ def _of_readings(evidence: Evidence) -> Iterator[Finding]:
     for row in evidence.all_readings("disk"):
         if not isinstance(row.value, dict) or (free := _free(row.value)) is None or free >= NEARLY_BYTES:
             continue
+        if row.value.get("read_only"):  # nothing is meant to be written there
+            continue
         what = str(row.value.get("what") or row.about)
         tight.append((free, evidence.quote_reading(row), row.about, what))
     if not tight:

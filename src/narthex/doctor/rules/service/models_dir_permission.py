@@ -38,6 +38,7 @@ _NOT_STORE = re.compile(
     re.IGNORECASE,
 )
 _KEY = re.compile(r"id_ed25519")
+_MODELS = "Ollama's models"  # as the collector of disks names a store
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
@@ -45,6 +46,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     hits = [hit for hit in evidence.hits(DENIED, GGUF, PYTHON) if _is_store(hit)]
     hits += [hit for hit in evidence.hits(TRAVERSE) if hit.entry not in [one.entry for one in hits]]
     if not hits:
+        yield from _of_readings(evidence)
         return
     path = next((found for hit in hits if (found := hit.match.groupdict().get("path"))), "")
     reason = next(
@@ -69,6 +71,27 @@ def check(evidence: Evidence) -> Iterator[Finding]:
         remedy=_read_only(path) if read_only else _remedy(evidence, path, hits),
         about=path,
     )
+
+
+def _of_readings(evidence: Evidence) -> Iterator[Finding]:
+    """A store on a disk that is mounted read-only: what is there loads, and nothing can be pulled."""
+    for row in evidence.all_readings("disk"):
+        if (
+            isinstance(row.value, dict)
+            and row.value.get("read_only")
+            and _MODELS in str(row.value.get("what"))
+        ):
+            yield Finding(
+                cause="models_dir_permission",
+                title=f"The models' folder {row.about} is mounted read-only",
+                severity=Severity.WARNING,
+                confidence=0.8,
+                evidence=(evidence.quote_reading(row),),
+                why=f"Nothing can be written in {row.about}: models load, but none can be pulled or created.",
+                ruled_out=(RuledOut(cause="disk_full", why="it is the mount that refuses, not the room"),),
+                remedy=_read_only(row.about),
+                about=row.about,
+            )
 
 
 def _is_store(hit: Hit) -> bool:
