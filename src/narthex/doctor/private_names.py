@@ -151,7 +151,7 @@ class Names:
         return self._stand_in("uuid", name, "serial numbers")
 
     def _ipv6(self, name: str) -> str:
-        if name in ("::", "::1") or not any(sign.isdigit() for sign in name):
+        if name in ("::", "::1") or not re.search(r"\d|(?<!:):(?!:)", name):
             return name  # «any», loopback; «abc::def» is a name in C++
         return self._stand_in("ip", name, "network addresses")
 

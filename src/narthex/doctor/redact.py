@@ -132,7 +132,7 @@ _SECRETS = (
     ),
     _kind(
         "secrets by their name",
-        rf"(?P<name>(?<![\w.-]){_NAMES})(?P<sep>{_SEPARATOR})"
+        rf"(?P<name>(?<![\w.@-])(?<!//){_NAMES})(?P<sep>{_SEPARATOR})"  # behind @ or // stands a host
         rf"(?![\"'\\]*{_HARMLESS}|{_NEXT})(?P<value>{_quoted('q')}|{_BARE})",
         _named,
     ),
