@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 from narthex.doctor.evidence import Entry
@@ -100,11 +101,13 @@ class Piece:
         """Of a line with carriage returns, or a very long one: its parts with words, each sign once."""
         seen: set[int] = set()
         end = -1
+        matches = sorted(matches, key=_start)
         for word, start, _ in matches:
             if base + start < end:
                 continue
             begin, end = _around(self._chunk, left, right, base + start)
-            inside = [one for one in matches if begin <= base + one[1] < end] or [(word, start, 0)]
+            first = bisect_left(matches, begin - base, key=_start)
+            inside = matches[first : bisect_left(matches, end - base, key=_start)] or [(word, start, 0)]
             known = self._learn(begin, end, inside)
             self._cut[begin] = end
             shape = Shape(
@@ -191,6 +194,10 @@ class Piece:
     def _number(self, left: int) -> int:
         step = left // _STEP
         return self._before + self._ends[step] + self._chunk.count(b"\n", step * _STEP, left) + 1
+
+
+def _start(match: _Match) -> int:
+    return match[1]
 
 
 def _line_ends(chunk: bytes) -> list[int]:

@@ -91,7 +91,7 @@ def _of_readings(evidence: Evidence) -> Finding | None:
     return Finding(
         cause="owui_tools_fill_context",
         title=f"OpenWebUI's tools leave little of {row.about}'s context",
-        severity=Severity.WARNING,
+        severity=Severity.WARNING if cut else Severity.INFO,
         confidence=0.8 if cut else 0.45,
         evidence=(evidence.quote_reading(version), evidence.quote_reading(row), *quotes(*cut, most=1)),
         why=f"OpenWebUI {version.value} sends 36 built-in tools with each chat of an administrator, some "

@@ -75,6 +75,7 @@ _STACK = re.compile(r"ollama|llama|python|comfy|uvicorn|open-?webui|runner|gunic
 # Ollama ends a runner by SIGKILL to unload it, and then writes this where the runner had printed «error:».
 _UNLOADED = re.compile(r"msg=\"llama-server terminated\" error=\"signal: killed\"")
 _AT_A_PROMPT = ("commands", "client_error", "llama_server_log", "comfyui_log", "docker_log")
+_PROVEN = 0.8  # below, only the signal is known
 _KILOBYTES = re.compile(r"anon-rss:(\d+)kB")
 
 REMEDY = Remedy(
@@ -267,7 +268,9 @@ def _finding(evidence: Evidence, quotes: list[Quote], why: str, confidence: floa
             why += f" A limit of {format_size(size)} is set."
     return Finding(
         cause="host_oom_kill",
-        title="The process was killed because main memory ran out",
+        title="The process was killed because main memory ran out"
+        if confidence >= _PROVEN
+        else "The process was killed, perhaps because main memory ran out",
         severity=Severity.ERROR,
         confidence=confidence,
         evidence=tuple(dict.fromkeys(quotes)),

@@ -18,14 +18,14 @@ REMEDY = Remedy(
     text="Let one give its memory back before the other works.",
     commands=(
         Command(
-            text="ollama stop MODEL", safe=False, note="or «keep_alive»: 0 in the request before the image"
-        ),
-        Command(
             text=(
                 "curl -X POST http://127.0.0.1:8188/free -H 'Content-Type: application/json' "
                 '-d \'{"unload_models":true,"free_memory":true}\''
             ),
             safe=True,
+        ),
+        Command(
+            text="ollama stop MODEL", safe=False, note="or «keep_alive»: 0 in the request before the image"
         ),
         Command(
             text="Start ComfyUI with --reserve-vram GB, or --disable-smart-memory",
@@ -136,7 +136,7 @@ def _resident_before(evidence: Evidence) -> Quote | None:
 
 def _finding(evidence: Evidence, quotes: tuple[Quote, ...], why: str, confidence: float) -> Finding:
     live = [one for one in tenants.residents(evidence) if one.live and (one.vram_bytes or 0) > 0]
-    steps = [remedies.unload(evidence, one) for one in live] or [REMEDY.commands[0]]
+    steps = [remedies.unload(evidence, one) for one in live] or [REMEDY.commands[1]]
     return Finding(
         cause="vram_contention_comfyui_ollama",
         title="ComfyUI and Ollama want the same GPU at the same time",
@@ -146,7 +146,7 @@ def _finding(evidence: Evidence, quotes: tuple[Quote, ...], why: str, confidence
         why=why,
         remedy=Remedy(
             text=REMEDY.text,
-            commands=(*steps, remedies.free_comfyui(evidence), *REMEDY.commands[2:]),
+            commands=(remedies.free_comfyui(evidence), *steps, *REMEDY.commands[2:]),
             verify=REMEDY.verify,
             verify_commands=REMEDY.verify_commands,
         ),

@@ -60,17 +60,17 @@ REMEDY = Remedy(
     "disk, the memory, or a proxy on the way.",
     commands=(
         Command(
-            text="ollama rm MODEL && ollama pull MODEL",
-            safe=False,
-            note="Ollama keeps a blob that is there, so remove the model first",
-        ),
-        Command(
             text="sha256sum FILE",
             safe=True,
             note="a blob's name is its hash: sha256-HASH; for other files see the publisher's page",
         ),
         Command(
             text="head -c 4 FILE", safe=True, note="prints GGUF for a model; «vers» is a Git LFS pointer"
+        ),
+        Command(
+            text="ollama rm MODEL && ollama pull MODEL",
+            safe=False,
+            note="Ollama keeps a blob that is there, so remove the model first",
         ),
     ),
     verify="The hash fits, and the model loads.",

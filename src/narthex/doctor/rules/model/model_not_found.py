@@ -75,15 +75,15 @@ def check(evidence: Evidence) -> Iterator[Finding]:
 
 def _blob_gone(evidence: Evidence, blob: Sequence[Hit], named: Sequence[Hit]) -> Finding:
     model = next((name for hit in named if (name := _model(hit))), "")
+    listed = bool(named) or any("sha256" in hit.entry.plain for hit in blob)
     return Finding(
         cause="model_not_found",
-        title="The model is listed, and its file is gone",
+        title="The model is listed, and its file is gone" if listed else "The model's file is not there",
         severity=Severity.ERROR,
         confidence=0.85,
         evidence=quotes([*blob, *named]),
-        why="The store's list names a file that is not there: deleted by hand, or the folder of models is "
-        "another one "
-        "or is not mounted.",
+        why=f"{'The list of the store' if listed else 'The command'} names a file that is not there: it was "
+        "deleted or moved, or the folder of models is another one or is not mounted.",
         ruled_out=(RuledOut(cause="gguf_invalid_or_corrupt", why="There is no file that could be damaged."),),
         remedy=_remedy(model),
         about=model,
