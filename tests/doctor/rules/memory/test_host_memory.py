@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -214,3 +215,14 @@ def test_a_model_that_is_larger_than_the_machine_needs_no_slots_for_that() -> No
     )
     (finding,) = diagnosis_of(commands=text).findings
     assert finding.cause == "host_ram_insufficient"
+
+
+@pytest.mark.parametrize(("days", "severity"), [(0, Severity.ERROR), (3, Severity.INFO)])
+def test_an_old_kill_in_the_log_of_this_boot_is_only_told(days: int, severity: Severity) -> None:
+    at = datetime.now(UTC) - timedelta(days=days, minutes=5)
+    line = (
+        f"{at:%Y-%m-%dT%H:%M:%S},000000+00:00 Out of memory: Killed process 4711 (llama-server) anon-rss:9kB"
+    )
+    diagnosis = diagnosis_of(dmesg=line, live=True)
+    found = next(one for one in diagnosis.findings if one.cause == "host_oom_kill")
+    assert found.severity is severity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -75,6 +76,7 @@ _STACK = re.compile(r"ollama|llama|python|comfy|uvicorn|open-?webui|runner|gunic
 # Ollama ends a runner by SIGKILL to unload it, and then writes this where the runner had printed «error:».
 _UNLOADED = re.compile(r"msg=\"llama-server terminated\" error=\"signal: killed\"")
 _AT_A_PROMPT = ("commands", "client_error", "llama_server_log", "comfyui_log", "docker_log")
+_OLD_S = 86_400.0
 _PROVEN = 0.8  # below, only the signal is known
 _KILOBYTES = re.compile(r"anon-rss:(\d+)kB")
 
@@ -99,14 +101,18 @@ REMEDY = Remedy(
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
-    """What was killed; as past where the server was started anew since and works."""
+    """What was killed; as past where the server was started anew since and works. The kernel keeps its log
+    until the next boot: on the live machine what is older than a day is only told."""
     last = max(
         evidence.hits(KERNEL, CONSTRAINT, CONTAINER, UNIT, EXIT_137, KILLED),
         key=lambda hit: (hit.entry.at or 0.0, hit.entry.line),
         default=None,
     )
-    for finding in _check(evidence):
-        yield told_as_past(evidence, last.entry, finding) if last is not None else finding
+    for found in _check(evidence):
+        finding = told_as_past(evidence, last.entry, found) if last is not None else found
+        if evidence.live and last is not None and time.time() - (last.entry.at or time.time()) > _OLD_S:
+            finding = msgspec.structs.replace(finding, severity=Severity.INFO)
+        yield finding
 
 
 def _check(evidence: Evidence) -> Iterator[Finding]:
