@@ -11,8 +11,8 @@ import pytest
 from narthex.doctor.collect import comfyui
 from narthex.doctor.collect.collected import Collected
 from narthex.doctor.collect.gather import gather
+from narthex.doctor.collect.programs import is_comfyui
 from narthex.doctor.collect.scope import Scope
-from narthex.doctor.collect.spots import is_comfyui
 from narthex.doctor.evidence import Reading
 from narthex.testing.fake_comfyui import FakeComfyUI, portrait
 from narthex.units import GIB

@@ -8,9 +8,10 @@ from typing import Any
 
 from narthex.doctor.collect.asking import Answer, all_within, get
 from narthex.doctor.collect.collected import Collected, gap, together
+from narthex.doctor.collect.programs import is_comfyui
 from narthex.doctor.collect.safe_env import safe_command
 from narthex.doctor.collect.scope import Scope
-from narthex.doctor.collect.spots import Spot, is_comfyui, spots
+from narthex.doctor.collect.spots import Spot, spots
 from narthex.doctor.evidence import Reading
 from narthex.doctor.finding import Fact
 from narthex.doctor.redact import hide_secrets

@@ -13,8 +13,9 @@ from narthex.doctor.collect import comfyui, ollama_servers, openwebui
 from narthex.doctor.collect.container_logs import KINDS
 from narthex.doctor.collect.docker_view import docker_view
 from narthex.doctor.collect.places import KERNEL, LogPlace, file_place, place_of
+from narthex.doctor.collect.programs import is_comfyui, is_openwebui
 from narthex.doctor.collect.scope import Scope
-from narthex.doctor.collect.spots import Spot, is_comfyui, is_openwebui, log_beside, processes_of
+from narthex.doctor.collect.spots import Spot, log_beside, processes_of
 from narthex.engines.ollama.processes import container_id, log_file, unit_of
 from narthex.errors import NarthexError
 from narthex.host.processes import command_line, parent_of, pids

@@ -18,9 +18,10 @@ from narthex.doctor.collect.asking import all_within, get
 from narthex.doctor.collect.collected import Collected, gap, together
 from narthex.doctor.collect.docker_view import DockerView, SeenContainer, docker_view
 from narthex.doctor.collect.networks import reason
+from narthex.doctor.collect.programs import is_openwebui
 from narthex.doctor.collect.proxies import proxies_in
 from narthex.doctor.collect.scope import Scope
-from narthex.doctor.collect.spots import Spot, is_openwebui, spots
+from narthex.doctor.collect.spots import Spot, spots
 from narthex.doctor.evidence import Reading
 from narthex.doctor.finding import Fact, Skipped
 from narthex.doctor.redact import hide_secrets, safe_environment

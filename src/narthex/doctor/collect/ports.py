@@ -11,6 +11,7 @@ import msgspec
 
 from narthex.doctor.collect.collected import Collected, gap
 from narthex.doctor.collect.docker_view import WAIT_S, docker_view
+from narthex.doctor.collect.programs import folder_of, is_comfyui, is_openwebui
 from narthex.doctor.collect.scope import Scope
 from narthex.doctor.evidence import Reading
 from narthex.doctor.finding import Fact
@@ -65,20 +66,10 @@ def service_of(pid: int) -> str:
     names = [Path(word).name.lower() for word in words[:4]]
     if "llama-server" in names or name_of(pid) == "llama-server":
         return "" if processes.is_ollama(parent_of(pid)) else "llama_server"  # Ollama's runners are its own
-    if any("open-webui" in name or "open_webui" in name for name in names):
+    folder = folder_of(pid)
+    if is_openwebui(words, folder):
         return "openwebui"
-    return "comfyui" if _is_comfyui(pid, words) else ""
-
-
-def _is_comfyui(pid: int, words: list[str]) -> bool:
-    """``python main.py`` in a folder of ComfyUI, or a launcher of that name."""
-    named = any("comfyui" in word.lower() for word in words[:3])
-    if named or "main.py" not in {Path(word).name for word in words[:3]}:
-        return named
-    try:
-        return (PROC / str(pid) / "cwd" / "comfy").is_dir()
-    except OSError:
-        return False
+    return "comfyui" if is_comfyui(words, folder) else ""
 
 
 def _holders() -> dict[str, int]:

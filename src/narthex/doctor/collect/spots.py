@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import msgspec
 
 from narthex.doctor.collect.docker_view import SeenContainer, docker_view
+from narthex.doctor.collect.programs import folder_of
 from narthex.doctor.collect.scope import Scope
 from narthex.engines.ollama.processes import container_id
 from narthex.host.listeners import listening
-from narthex.host.processes import PROC, command_line, open_files, pids
+from narthex.host.processes import command_line, open_files, pids
 
 _ANY = ("0.0.0.0", "::", "")  # noqa: S104 (as a listener on all addresses is written)
 _HOST = "127.0.0.1"
@@ -28,19 +28,6 @@ class Spot(msgspec.Struct, frozen=True, kw_only=True):
     sure: bool
     pid: int | None = None
     container: SeenContainer | None = None
-
-
-def is_openwebui(words: Sequence[str], folder: str = "") -> bool:
-    """Whether a command line is OpenWebUI's."""
-    return any(PurePosixPath(word).name == "open-webui" or "open_webui.main" in word for word in words[:6])
-
-
-def is_comfyui(words: Sequence[str], folder: str = "") -> bool:
-    """Whether a command line is ComfyUI's; ``folder`` is the one it was started in."""
-    names = [PurePosixPath(word).name.lower() for word in words[:4]]
-    script = next((word for word in words[1:4] if PurePosixPath(word).name == "main.py"), None)
-    at_home = script is not None and "comfyui" in f"{folder}/{script}".lower()
-    return at_home or any(name in ("comfyui", "comfyui.exe") for name in names)
 
 
 def spots(
@@ -73,14 +60,6 @@ def processes_of(is_one: Callable[[Sequence[str], str], bool]) -> list[int]:
     """Processes of this machine with such a command line, outside containers; of a family the eldest."""
     found = [pid for pid in pids() if is_one(command_line(pid), folder_of(pid)) and container_id(pid) is None]
     return sorted(found)
-
-
-def folder_of(pid: int) -> str:
-    """The folder that a process works in; "" where this user may not see it."""
-    try:
-        return os.readlink(PROC / str(pid) / "cwd")
-    except OSError:
-        return ""
 
 
 def _containers(scope: Scope, role: str, inside: int) -> Iterator[Spot]:
