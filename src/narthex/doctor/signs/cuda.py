@@ -38,6 +38,7 @@ NO_DEVICE = Sign(
     r"no nvidia devices detected|no (?:CUDA|ROCm)-capable device is detected"
     r"|No CUDA GPUs are available|No HIP GPUs are available"
     r"|Could not initialize Tensile host: No devices found"
+    r"|CUDA_ERROR_NO_DEVICE|cudaErrorNoDevice|hipErrorNoDevice"
     r"|ggml_init_cublas: no CUDA devices found|ggml_cuda_init: found 0 (?:CUDA|ROCm) devices"
     r"|torch\.cuda\.is_available\(\)\W+False\b"
 )
@@ -71,9 +72,10 @@ SMI_MISSING = Sign(
     r"nvidia-smi:? (?:command )?not found|command '?nvidia-smi'? not found|nvidia-smi: No such file"
     r"|unknown command: nvidia-smi|nvidia-smi\"?: executable file not found"
 )
+SMI_NO_LIBRARY = Sign(r"NVIDIA-SMI couldn\W{0,3}t find libnvidia-ml")
 
 TOO_OLD = Sign(
-    r"unsatisfied condition: (?P<needs>cuda ?>= ?[\d.]+)|unsatisfied condition: driver"
+    r"unsatisfied condition: (?P<needs>cuda ?>= ?[\d.]+)|unsatisfied condition: (?:driver|brand)"
     r"|msg=\"NVIDIA driver too old\""
     r"|NVIDIA driver on your system is too old(?: \(found version (?P<found>\d+)\))?"
     r"|AMD driver is too old|unsupported CUDA version: driver"
@@ -92,7 +94,8 @@ NO_KERNEL = Sign(
     r"|hipErrorInvalidDeviceFunction"
 )
 ECC = Sign(
-    r"uncorrectable ECC error encountered|cudaErrorECCUncorrectable|uncorrectable hardware errors detected"
+    r"uncorrectable ECC error encountered|cudaErrorECCUncorrectable|CUDA_ERROR_ECC_UNCORRECTABLE"
+    r"|uncorrectable hardware errors detected"
 )
 
 SMI_WORKS = Sign(

@@ -303,3 +303,28 @@ def test_a_container_that_was_just_started_has_lost_nothing(says: Says) -> None:
     assert [row.cause for row in says(commands=text)] == ["gpu_not_visible"]
     inside = "root@098b49afe624:/# nvidia-smi\nFailed to initialize NVML: Unknown Error\n"
     assert says(commands=inside)[0].cause == "container_gpu_lost_cgroup"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            "Error: setting up CDI devices: failed to inject devices: failed to stat CDI host device"
+            ' "/dev/dri/renderD129": no such file or directory\n',
+            "not there",
+        ),
+        ("Error: stat nvidia.com/gpu=0: no such file or directory\n", "too old for CDI"),
+        ("initialization error: nvml error: insufficient permissions: unknown\n", "may not open"),
+    ],
+)
+def test_an_engine_that_cannot_hand_over_the_card_says_which_part_fails(
+    first: First, line: str, told: str
+) -> None:
+    found = first(client_error=line)
+    assert found.cause == "container_toolkit_or_driver_missing"
+    assert told in found.why
+
+
+def test_an_old_description_of_gpus_is_written_anew_first(first: First) -> None:
+    line = 'failed to inject devices: failed to stat CDI host device "/dev/dri/renderD129": no such file\n'
+    assert "cdi generate" in first(client_error=line).remedy.commands[0].text

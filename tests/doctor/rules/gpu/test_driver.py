@@ -286,3 +286,24 @@ def test_two_versions_of_which_one_uses_the_gpu_are_a_suspicion(gpu_says: Says) 
     assert only.cause == "driver_or_build_compat"
     assert only.confidence < 0.5
     assert "0.24.0" in only.title
+
+
+def test_an_image_that_asks_for_a_brand_asks_for_a_newer_driver(gpu_says: Says) -> None:
+    line = "nvidia-container-cli: requirement error: unsatisfied condition: brand = tesla\n"
+    assert gpu_says(client_error=line)[0].cause == "driver_too_old"
+
+
+def test_nvidia_smi_without_its_library_is_a_suspicion_and_not_in_a_container(gpu_says: Says) -> None:
+    line = "NVIDIA-SMI couldn't find libnvidia-ml.so library in your system.\n"
+    found = gpu_says(commands=line)[0]
+    assert found.cause == "driver_not_loaded"
+    assert found.confidence < 0.5
+    assert gpu_says(commands="$ docker exec ollama nvidia-smi\n" + line) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [("CUDA_ERROR_NO_DEVICE", "gpu_not_visible"), ("CUDA_ERROR_ECC_UNCORRECTABLE", "gpu_hw_ecc")],
+)
+def test_the_name_of_an_error_alone_tells_it(gpu_says: Says, name: str, cause: str) -> None:
+    assert gpu_says(client_error=f"Call to cuInit results in {name}\n")[0].cause == cause

@@ -262,3 +262,24 @@ def test_a_cache_that_failed_is_not_certainly_the_cards_where_no_line_names_it(f
     bare = "llama_kv_cache_init: failed to allocate buffer for kv cache\n"
     assert first(llama_server_log=bare).confidence == 0.6
     assert first(llama_server_log=MALLOC.format("9220.57") + bare).confidence > 0.9
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ggml_vulkan: Failed to allocate pinned memory.\n"
+        "ggml_vulkan: vk::Device::allocateMemory: ErrorOutOfDeviceMemory\n",
+        "ggml_backend_sched_alloc_splits: failed to allocate graph, reserving (backend_ids_changed = 1)\n",
+    ],
+)
+def test_what_the_engine_does_without_is_no_failure(causes: Causes, text: str) -> None:
+    assert causes(llama_server_log=text) == []
+
+
+def test_a_graph_that_was_reserved_in_vain_is_a_failure(causes: Causes) -> None:
+    text = (
+        "ggml_backend_sched_alloc_splits: failed to allocate graph, reserving (backend_ids_changed = 1)\n"
+        + MALLOC.format("9866.00")
+        + "ggml_gallocr_reserve_n: failed to allocate CUDA0 buffer of size 10345253120\n"
+    )
+    assert causes(llama_server_log=text)[0] == "compute_buffer_oom"

@@ -30,6 +30,9 @@ CDI = Sign(
     r"|CDI device injection failed|failed to inject CDI devices",
     words=["cdi"],
 )
+STALE_CDI = Sign(r"failed to stat CDI host device \"?(?P<node>[^\":]+)", words=["stat cdi host device"])
+NO_CDI_ENGINE = Sign(r"stat nvidia\.com/gpu=\S+: no such file", words=["stat nvidia.com/gpu="])
+NVML = Sign(r"initialization error: nvml error: (?P<what>.*)", words=["nvml error"])
 TWO_ENGINES = Sign(
     r"snap list \| grep docker|/snap/bin/docker|/var/snap/docker|^docker \d[\d.]+\S* .*canonical"
 )
@@ -50,6 +53,12 @@ _OTHERS = re.compile(
 )
 _TEST = Command(
     text="docker run --rm --gpus all ubuntu nvidia-smi", safe=True, note="starts a container and removes it"
+)
+_DESCRIBE = Command(
+    text="nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+    safe=True,
+    root=True,
+    note="writes the description of the GPUs anew",
 )
 REMEDY = Remedy(
     text=(
@@ -83,10 +92,17 @@ REMEDY = Remedy(
 
 def check(evidence: Evidence) -> Iterator[Finding]:
     """The engine's or the toolkit's refusal in so many words; else what collectors saw."""
-    refused = evidence.last(NO_DRIVER) or evidence.last(NO_RUNTIME) or evidence.last(CDI)
+    refused = next(
+        (
+            hit
+            for sign in (NO_DRIVER, NO_RUNTIME, STALE_CDI, NO_CDI_ENGINE, CDI)
+            if (hit := evidence.last(sign)) is not None
+        ),
+        None,
+    )
     if refused is not None and where.gpu_after(evidence, refused.entry, *where.LIBRARIES) is not None:
         return  # a later start got its GPU
-    failed = [hit for hit in evidence.hits(LIBRARY, CLI) if not _other_cause(evidence, hit)]
+    failed = [hit for hit in evidence.hits(LIBRARY, NVML, CLI) if not _other_cause(evidence, hit)]
     missing = evidence.last(NO_TOOL)
     if refused is not None:
         yield _finding(evidence, (refused.quote(),), _why(refused), 0.95)
@@ -120,6 +136,13 @@ def _why(hit: Hit) -> str:
         return (
             "Docker knows nobody that could give a container a GPU: the toolkit is missing or not configured."
         )
+    if STALE_CDI.pattern.search(text):
+        return (
+            "The description of GPUs (CDI) names a device that is not there: it was written before the"
+            " driver or the cards changed. «nvidia-ctk cdi generate» writes a new one."
+        )
+    if NO_CDI_ENGINE.pattern.search(text):
+        return "The engine takes the GPU's name for a file: it is too old for CDI (Podman before 4.1)."
     if "CDI" in text or "GPU vendor" in text:
         return (
             "Docker looked for a description of GPUs (CDI) and found none: the toolkit is missing, or it"
@@ -137,6 +160,8 @@ def _toolkit(hit: Hit) -> str:
         )
     if "driver not loaded" in text:
         return "The toolkit is there, but the host's driver is not loaded."
+    if "insufficient permissions" in text.lower():
+        return "The driver refused the toolkit: who started the container may not open the card's nodes."
     if "no adapters were found" in text:
         return "Windows hands no GPU to WSL: its driver is missing or too old."
     return "The toolkit could not set up the container's GPU."
@@ -190,6 +215,8 @@ def _finding(evidence: Evidence, quotes: tuple[Quote, ...], why: str, confidence
                 text="snap remove docker", safe=False, root=True, note="keep one engine; its containers go"
             ),
         )
+    if evidence.has(STALE_CDI):
+        steps.insert(0, _DESCRIBE)
     apple = evidence.last(APPLE)
     if apple is not None:
         quotes = (*quotes, apple.quote())
@@ -242,6 +269,9 @@ RULE = Rule(
         CLI,
         LIBRARY,
         CDI,
+        STALE_CDI,
+        NO_CDI_ENGINE,
+        NVML,
         TWO_ENGINES,
         NO_TOOL,
         APPLE,

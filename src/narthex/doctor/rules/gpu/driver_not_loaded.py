@@ -106,6 +106,8 @@ def _weak(evidence: Evidence, card: Hit | None) -> list[Hit]:
     if evidence.has(cuda.SMI_WORKS) or where.any_gpu(evidence, "cuda"):
         return []
     found = evidence.hits(cuda.TORCH_NO_DRIVER)
+    if not evidence.has(IN_CONTAINER):
+        found += evidence.hits(cuda.SMI_NO_LIBRARY)
     if card is not None:
         found += evidence.hits(kernel.NOUVEAU_IN_USE, kernel.DKMS_FAILED)
         if not evidence.has(IN_CONTAINER):

@@ -45,6 +45,7 @@ _ON_CARD = re.compile(
 _ELSEWHERE = re.compile(
     r"pinned memory|torch|RuntimeError: CUDA|AcceleratorError|when calling `|Tried to allocate"
 )
+_DEVICE_OOM = re.compile(r"allocateMemory: \w*OutOf\w+Memory")
 _POOL = re.compile(
     r"in function (?:alloc\b|ggml_cuda_pool)|pool_\w+::alloc|cuMem(?:Create|SetAccess|Map|Address)"
 )  # grows while it works
@@ -109,7 +110,9 @@ def failures(evidence: Evidence) -> tuple[Failure, ...]:
     """All of them, in the order of the sources and lines; worked out once, many rules ask."""
     if evidence not in _CACHE:
         known = loads(evidence)
-        groups = _groups([hit for hit in evidence.hits(*oom_signs.FAILURES) if not _is_elsewhere(hit)])
+        groups = _groups(
+            [hit for hit in evidence.hits(*oom_signs.FAILURES) if not _is_elsewhere(evidence, hit)]
+        )
         _CACHE[evidence] = tuple(
             _judge(evidence, group, known) for group in groups if not _is_main_memory(evidence, group)
         )
@@ -134,9 +137,19 @@ def _is_main_memory(evidence: Evidence, group: tuple[Hit, ...]) -> bool:
     return bool(host_memory.CPU_BUFFER.pattern.search(near)) and not _ON_CARD.search(near)
 
 
-def _is_elsewhere(hit: Hit) -> bool:
-    """PyTorch borrows CUDA's words; pinned main memory is done without. Neither is a failed load."""
-    return hit.entry.kind == "comfyui_log" or bool(_ELSEWHERE.search(hit.entry.plain))
+def _is_elsewhere(evidence: Evidence, hit: Hit) -> bool:
+    """PyTorch borrows CUDA's words; pinned main memory is done without. Neither is a failed load.
+
+    Vulkan tells the reason in a line of its own, after the line that names pinned memory.
+    """
+    if hit.entry.kind == "comfyui_log" or _ELSEWHERE.search(hit.entry.plain):
+        return True
+    if not _DEVICE_OOM.search(hit.entry.plain):
+        return False
+    return any(
+        "failed to allocate pinned memory" in entry.plain.lower()
+        for entry in evidence.around(hit.entry, 1, 0)
+    )
 
 
 def _groups(hits: list[Hit]) -> Iterator[tuple[Hit, ...]]:

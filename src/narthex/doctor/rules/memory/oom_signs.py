@@ -35,7 +35,7 @@ KV_FAILED = Sign(
 )
 COMPUTE_FAILED = Sign(
     r"failed to allocate compute(?: \w+)? buffers?|gallocr_(?:reserve|alloc_graph)\w*: failed to allocate"
-    r"|graph_reserve: failed|failed to allocate graph",
+    r"|graph_reserve: failed|failed to allocate graph(?!, reserving)",
     words=["failed to allocate", "graph_reserve: failed"],
 )
 CUDA_OOM = Sign(
