@@ -19,6 +19,11 @@ from narthex.testing.evidence import diagnosis_of
         "(Caused by "
         "NewConnectionError('Failed to establish a new connection: [WinError 10061] actively refused it'))",
         "Error: connect ECONNREFUSED 127.0.0.1:11434",
+        "litellm.APIConnectionError: OllamaException - [Errno 111] Connection refused",
+        "litellm.APIConnectionError: OllamaException - All connection attempts failed",
+        "Failed to fetch Ollama models: [Errno 111] Connection refused",
+        "Couldn't connect to Ollama at http://127.0.0.1:11434",
+        "RuntimeError: Ollama Server is not running, start it using `ollama serve` in a separate terminal",
     ],
 )
 def test_a_refusal_is_told_in_the_words_of_each_client(line: str) -> None:
@@ -74,7 +79,10 @@ def test_where_nobody_expects_an_ollama_its_absence_is_only_told() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "Warning: could not connect to a running Ollama instance",
+        "#9 0.377 Warning: could not connect to a running Ollama instance",
+        "Ollama is not running. Starting Ollama...",
+        "WebUI could not connect to Ollama",
+        'Get "https://registry.ollama.ai/v2/": dial tcp 172.67.182.229:443: connect: connection refused',
         'Post "http://127.0.0.1:39023/completion": dial tcp 127.0.0.1:39023: connect: connection refused',
         "● bluetooth.service - Bluetooth\n     Active: inactive (dead)",
         "     Active: active (running) since Mon 2025-05-12 13:26:47 BST",
@@ -82,6 +90,22 @@ def test_where_nobody_expects_an_ollama_its_absence_is_only_told() -> None:
 )
 def test_what_is_no_unreachable_ollama(line: str) -> None:
     assert "ollama_unreachable" not in [finding.cause for finding in diagnosis_of(commands=line).findings]
+
+
+def test_a_line_that_a_terminal_has_broken_is_still_understood() -> None:
+    begin = "HTTPConnectionPool(host='localhost', port={}): Max retries exceeded (Caused by <urllib3.connect"
+    end = "ion.HTTPConnection at 0x1>: Failed to establish a new connection: [WinError 10061] refused"
+    (finding,) = diagnosis_of(client_error=f"{begin.format(11434)}\n{end}").findings
+    assert finding.cause == "ollama_unreachable"
+    assert diagnosis_of(client_error=f"{begin.format(9200)}\n{end}").findings == ()
+
+
+def test_the_warning_beside_the_version_is_a_suspicion_and_no_more() -> None:
+    said = "$ ollama -v\nWarning: could not connect to a running Ollama instance"
+    (finding,) = diagnosis_of(commands=said).findings
+    assert (finding.cause, str(finding.severity)) == ("ollama_unreachable", "warning")
+    assert finding.confidence < 0.5
+    assert diagnosis_of(commands=f"{said}\n$ curl localhost:11434\nOllama is running").findings == ()
 
 
 def test_an_answer_in_the_same_transcript_later_ends_it() -> None:

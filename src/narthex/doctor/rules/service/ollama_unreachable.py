@@ -19,19 +19,34 @@ _REFUSED = (
 CLIENT = Sign(
     r"could not connect to (?:the )?ollama (?:app|server|instance)"
     r"|(?<!Warning: )could not connect to a running Ollama"
-    r"|Failed to connect to Ollama|ollama server not responding|ConnectError: .*ollama",
+    r"|(?<!WebUI )(?:could ?n[o']t|cannot|can't|unable to) connect to (?:the )?ollama (?:at|on|server|api)\b"
+    r"|Failed to connect to Ollama|ollama server not responding|ConnectError: .*ollama"
+    r"|ollama (?:server )?is not running(?!\W+(?:starting|launching|trying))",
     words=[
-        "could not connect to",
+        "connect to",
         "failed to connect to ollama",
         "ollama server not responding",
         "connecterror",
+        "is not running",
     ],
+)
+RELAYED = Sign(  # LiteLLM and others name Ollama and not its address
+    r"\bOllama(?:Exception| ?Error| ?models?)?\b ?[:-] (?:error: )?"
+    r"(?:\[(?:Errno 111|Errno 61|WinError 10061)\]|All connection attempts failed|Connection refused)",
+    words=["errno 111", "errno 61", "winerror 10061", "all connection attempts", "connection refused"],
+)
+WRAPPED = Sign(  # the end of a line that a terminal or a form has broken
+    r"Failed to establish a new connection: \[(?:Errno 111|Errno 61|WinError 10061)\]",
+    words=["a new connection"],
 )
 REFUSED = Sign(
     rf"(?:localhost|127\.0\.0\.1|\[?::1\]?|0\.0\.0\.0)'?,? ?(?:port ?=? ?|:)11434\b.*(?:{_REFUSED})"
     rf"|(?:{_REFUSED})\W+(?:\S+ )?\(?'?(?:localhost|127\.0\.0\.1|::1|0\.0\.0\.0)'?:?,? ?11434"
     rf"|dial tcp \S+:11434: connect(?:ex)?: .*(?:{_REFUSED})",
     words=["11434"],
+)
+WARNED = Sign(  # «ollama -v» without a server; it prints its own version and goes on
+    r"^Warning: could not connect to a running Ollama instance", words=["to a running ollama"]
 )
 BARE = Sign(
     r"^(?:httpx\.ConnectError|httpcore\.ConnectError|ConnectionError|.*ollama.*ConnectionError): .*"
@@ -86,12 +101,15 @@ def check(evidence: Evidence) -> Iterator[Finding]:
     if finding := _of_readings(evidence):
         yield finding
         return
-    clients = [hit for hit in evidence.hits(CLIENT, REFUSED, BARE) if hit.entry.kind not in _NOT_CLIENTS]
+    said = evidence.hits(CLIENT, REFUSED, BARE, RELAYED)
+    said = said or [hit for hit in evidence.hits(WRAPPED) if _is_of_the_port(evidence, hit)]
+    clients = [hit for hit in said if hit.entry.kind not in _NOT_CLIENTS]
     clients = [hit for hit in clients if not _UI.search(hit.entry.plain)]
     down = [hit for hit in evidence.hits(UNIT_DOWN) if _is_ollama(evidence, hit)]
     exited = [hit for hit in evidence.hits(EXITED) if not _UI.search(hit["name"])]
     stopped = _stopped(evidence)
     if not (clients or down or exited):
+        yield from _of_warnings(evidence)
         return
     if clients and not (down or exited) and _answered_since(evidence, clients):
         return
@@ -142,6 +160,23 @@ def _is_expected(evidence: Evidence, rows: Sequence[Reading], boxes: Sequence[Re
     )
 
 
+def _of_warnings(evidence: Evidence) -> Iterator[Finding]:
+    """Only «ollama -v» was asked: whether a server should have run is not said."""
+    warned = [hit for hit in evidence.hits(WARNED) if hit.entry.kind in ("client_error", "commands")]
+    if not warned or evidence.has(LISTENING, ACCESS, ALIVE):
+        return
+    yield Finding(
+        cause="ollama_unreachable",
+        title="No Ollama answered the client",
+        severity=Severity.WARNING,
+        confidence=0.45,
+        evidence=quotes(*warned[-2:]),
+        why="The client found no server at the address that it asks (OLLAMA_HOST of this shell, else "
+        "127.0.0.1:11434): none runs, or it listens on another address.",
+        remedy=_remedy(evidence, ""),
+    )
+
+
 def _code(row: Reading) -> str:
     code = row.value.get("exit_code")
     if row.value.get("oom_killed"):
@@ -152,6 +187,11 @@ def _code(row: Reading) -> str:
 def _is_ollama(evidence: Evidence, hit: Hit) -> bool:
     near = evidence.around(hit.entry, before=8, after=8)
     return any(UNIT_NAME.search(entry.plain) for entry in near)
+
+
+def _is_of_the_port(evidence: Evidence, hit: Hit) -> bool:
+    """Whether the broken line began with Ollama's usual port."""
+    return any("11434" in entry.plain for entry in evidence.around(hit.entry, before=1, after=0))
 
 
 def _stopped(evidence: Evidence) -> Hit | None:
@@ -251,7 +291,7 @@ RULE = Rule(
         LookAlike(cause="service_unit_misconfig", how="It could not start: systemd says why."),
         LookAlike(cause="client_timeout_generation", how="There it answers, only too late for the client."),
     ),
-    signs=(CLIENT, REFUSED, BARE, ALIVE, UNIT_DOWN, STOPPED, STARTED_UNIT, EXITED),
+    signs=(CLIENT, REFUSED, BARE, RELAYED, WRAPPED, WARNED, ALIVE, UNIT_DOWN, STOPPED, STARTED_UNIT, EXITED),
     readings=("ollama.answers",),
     explains=("owui_cannot_reach_ollama", "owui_hang_unreachable_url"),
     check=check,
