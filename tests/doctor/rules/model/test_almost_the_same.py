@@ -44,6 +44,18 @@ def test_an_instruction_of_the_gpu_or_of_another_program_is_none_of_our_cpu(
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "panic: $HOME is not defined",
+        'level=DEBUG source=server.go:466 msg="server not yet available" error="health resp: Get '
+        '\\"http://127.0.0.1:43111/health\\": dial tcp 127.0.0.1:43111: connect: connection refused"',
+    ],
+)
+def test_a_missing_home_and_a_load_that_is_asked_for_are_no_crash(causes: Causes, line: str) -> None:
+    assert causes(ollama_log=line) == []
+
+
+@pytest.mark.parametrize(
     ("status", "cause"),
     [
         (3221225501, "cpu_illegal_instruction"),

@@ -52,6 +52,8 @@ def test_the_step_that_systemd_failed_at_is_named(log: str, step: str) -> None:
         "Error: unknown flag: --host",
         'Error: unknown command "server" for "ollama"',
         "Error: $HOME is not defined",
+        "panic: $HOME is not defined",
+        "github.com/ollama/ollama/envconfig.Models()",
     ],
 )
 def test_words_that_the_program_refuses_are_the_units_fault_where_a_service_gave_them(said: str) -> None:

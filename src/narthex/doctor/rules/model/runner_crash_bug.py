@@ -55,6 +55,8 @@ _TELLING = (rivals.MEMORY, rivals.GPU, rivals.ILLEGAL, rivals.FILE, rivals.LIBRA
 _FOLLOWS = re.compile(
     r"unable to (?:load model|create llama context)|failed to (?:load model|sample grammar)"
 )
+# A panic that names what its environment lacks, and Ollama's asking, with OLLAMA_DEBUG, while a model loads.
+_NO_FAULT = re.compile(r"\$HOME is not defined|server not yet available")
 
 REMEDY = Remedy(
     text="Update: such faults are mended from release to release. Until then leave out what brings it "
@@ -109,6 +111,7 @@ def _explained(evidence: Evidence, hit: Hit, reasons: Sequence[Sign]) -> bool:
     if (
         _FOLLOWS.search(plain)
         or _PROBE.search(plain)
+        or _NO_FAULT.search(plain)
         or "attempt" in plain
         or ("segfault at" in plain and not _OURS.search(hit.entry.text))
     ):

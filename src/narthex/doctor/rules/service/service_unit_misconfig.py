@@ -140,7 +140,7 @@ def _bad_words(evidence: Evidence) -> list[Hit]:
 
 
 def _of_words(evidence: Evidence, hits: list[Hit]) -> Finding:
-    home = all("$HOME" in hit.entry.plain for hit in hits)
+    home = all(NO_HOME.pattern.search(hit.entry.plain) for hit in hits)
     over = started_later(evidence, hits[-1].entry)
     around = evidence.last(RESTARTS, TOO_QUICK, EXITED)
     said = (

@@ -48,7 +48,9 @@ BAD_WORD = Sign(
     words=["unknown flag", "unknown shorthand flag", "unknown command", "provided but not defined",
            "invalid argument: -", "unrecognized arguments"],
 )  # fmt: skip
-NO_HOME = Sign(r"\$HOME is not defined", words=["$home is not defined"])
+NO_HOME = Sign(  # Ollama's only panic in that function; a journal that is cut shows the frame alone
+    r"\$HOME is not defined|ollama/envconfig\.Models\(", words=["$home is not defined", "envconfig.models("]
+)
 RESTARTS = Sign(_UNIT + r".*restart counter is at (?P<count>\d+)", words=["restart counter is at"])
 TOO_QUICK = Sign(
     _UNIT + r".*(?:Start request repeated too quickly|start-limit-hit)"
