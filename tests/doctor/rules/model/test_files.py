@@ -42,6 +42,7 @@ DAMAGED = (
     "'clip'",
     "ValueError: GGUF magic invalid",
     "error loading model: failed to load GGUF split from model-00002-of-00004.gguf",
+    "error loading model: error loading model vocabulary: cannot find tokenizer merges in model file",
 )
 LACKING = (
     "/tmp/ollama1/runners/cpu/ollama_llama_server: error while loading shared libraries: libllama.so: "
@@ -56,6 +57,8 @@ LACKING = (
     "./llama-server: /lib/libc.so.6: version `GLIBC_2.38' not found (required by ./libllama.so)",
     'Error: error starting the external llama server: exec: "ollama_llama_server": executable file not '
     "found in $PATH",
+    "RuntimeError: Failed to load shared library '/venv/llama_cpp/lib/libllama.so': libgomp.so.1: cannot "
+    "open shared object file: No such file or directory",
 )
 MISSING = (
     "Error: model 'llama3:70b' not found",

@@ -29,6 +29,7 @@ def _gin(status: int, path: str) -> str:
         "tokens), "
         'try increasing it","type":"exceed_context_size_error","n_prompt_tokens":8004,"n_ctx":4096}}',
         "the prompt is longer than the context length currently available to the model",
+        "ValueError: Requested tokens (4348) exceed context window of 4096",
         '"done_reason":"stop","prompt_eval_count":1026,"eval_count":238',
     ],
 )

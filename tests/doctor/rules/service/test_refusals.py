@@ -93,6 +93,11 @@ def test_the_browsers_origin_goes_into_the_remedy() -> None:
     assert "OLLAMA_ORIGINS=https://my.site" in str(first(client_error=words).remedy)
 
 
+def test_what_an_extension_says_of_the_refusal_is_understood() -> None:
+    words = "Error: HTTP error 403: - Ollama requires additional access origins. See: the FAQ"
+    assert first(client_error=words).cause == "cors_origin_403"
+
+
 def test_comfyui_has_a_guard_of_the_same_kind() -> None:
     words = "WARNING: request with non matching host and origin 127.0.0.1 != localhost, returning 403"
     finding = first(comfyui_log=words)

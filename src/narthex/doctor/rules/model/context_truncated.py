@@ -25,7 +25,8 @@ REFUSED = Sign(
     r"(?: \((?P<limit>\d+) tokens\))?|prompt is longer than the context length"
     r"|input (?:length )?exceeds (?:the )?(?:maximum )?"
     r"context length|prompt is too long|context size (?:has been )?exceeded|context window (?:is )?exceeded"
-    r"|maximum context length is (?P<most>\d+)",
+    r"|maximum context length is (?P<most>\d+)"
+    r"|Requested tokens \((?P<tokens>\d+)\) exceed context window of (?P<window>\d+)",  # llama-cpp-python
     words=[
         "exceed_context_size_error",
         "available context size",
@@ -142,12 +143,12 @@ def _tokens(hit: Hit) -> int:
     groups = hit.match.groupdict()
     if groups.get("erased"):
         return int(groups["erased"]) + _limit(hit)
-    return int(groups.get("prompt") or 0)
+    return int(groups.get("prompt") or groups.get("tokens") or 0)
 
 
 def _limit(hit: Hit) -> int:
     groups = hit.match.groupdict()
-    return int(groups.get("limit") or groups.get("ctx") or groups.get("most") or 0)
+    return int(groups.get("limit") or groups.get("ctx") or groups.get("most") or groups.get("window") or 0)
 
 
 def _why(evidence: Evidence, cut: Sequence[Hit], refused: Sequence[Hit], limit: int, prompt: int) -> str:

@@ -41,6 +41,7 @@ SPLIT = Sign(
     r"|split file .*(?:not found|missing)",
     words=["gguf split", "split file", "invalid split", "missing split", "missing gguf split"],
 )
+MERGES = Sign(r"cannot find tokenizer merges in model file", words=["tokenizer merges"])
 MANIFEST = Sign(r'msg="bad manifest"|corrupt manifests detected')
 
 WHAT = {
@@ -53,6 +54,8 @@ WHAT = {
     MAGIC: ("The file is no GGUF "
         "model", "its first bytes are not «GGUF»: an LFS pointer, a web page, zeros, an old format"),
     SPLIT: ("A part of the model is missing", "the model is split over several files, and one can't be used"),
+    MERGES: ("The model's file was made without a part of its tokenizer", "the file holds no merges, which "
+        "an old converter leaves out of a model that transformers 4.45 or newer has written"),
     MANIFEST: ("A model's manifest is damaged", "the small file that names the model's parts can't be read"),
 }  # fmt: skip
 REMEDY = Remedy(
@@ -87,11 +90,22 @@ PROJECTOR_REMEDY = Remedy(
     ),
     verify="The log says «loaded meta data» for the model's file, whose architecture is not clip.",
 )
+MERGES_REMEDY = Remedy(
+    text="Convert the model anew with today's convert_hf_to_gguf.py, or take a file that somebody else has "
+    "converted. No newer Ollama can read what is not in the file.",
+    commands=(
+        Command(text="python convert_hf_to_gguf.py FOLDER --outfile MODEL.gguf", safe=True),
+        Command(text="ollama create MODEL -f Modelfile", safe=True),
+    ),
+    verify="The converter warns of no missing merges, and the model loads.",
+    verify_commands=(Command(text='ollama run MODEL "hello"', safe=True),),
+)
+REMEDIES = {PROJECTOR: PROJECTOR_REMEDY, MERGES: MERGES_REMEDY}
 
 
 def check(evidence: Evidence) -> Iterator[Finding]:
     """The loader says what is wrong with the file."""
-    for sign in (PROJECTOR, CUT, MAGIC, SPLIT, NAMELESS, MANIFEST):
+    for sign in (PROJECTOR, CUT, MAGIC, SPLIT, MERGES, NAMELESS, MANIFEST):
         hits = [hit for hit in evidence.hits(sign) if not _of_a_download(hit)]
         if not hits:
             continue
@@ -114,7 +128,7 @@ def check(evidence: Evidence) -> Iterator[Finding]:
                     "must be.",
                 ),
             ),
-            remedy=PROJECTOR_REMEDY if sign is PROJECTOR else REMEDY,
+            remedy=REMEDIES.get(sign, REMEDY),
             about=about,
         )
         return
@@ -137,6 +151,7 @@ RULE = Rule(
         'tensor "NAME" offset+size (N) exceeds file size (M)',
         "invalid file magic; invalid magic number",
         "unknown model architecture: 'clip'",
+        "cannot find tokenizer merges in model file",
     ),
     certain="Compare the file's SHA-256 with the publisher's; a blob of Ollama carries it in its name.",
     remedy=REMEDY,
@@ -150,7 +165,7 @@ RULE = Rule(
             cause="pull_digest_mismatch", how="The damage was seen while downloading, and nothing was kept."
         ),
     ),
-    signs=(PROJECTOR, NAMELESS, CUT, MAGIC, SPLIT, MANIFEST),
+    signs=(PROJECTOR, NAMELESS, CUT, MAGIC, SPLIT, MERGES, MANIFEST),
     explains=("runner_crash_bug",),
     overrules=("model_needs_newer_runtime",),
     check=check,

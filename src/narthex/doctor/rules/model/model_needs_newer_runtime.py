@@ -24,10 +24,8 @@ TOO_OLD = Sign(
 PART = Sign(
     r"unknown pre-tokenizer type: ?'?(?P<name>[\w.-]+)|unknown (?:clip "
     r"|vision )?projector type:? ?'?(?P<projector>\w+)"
-    r"|(?:unknown|unsupported) tokenizer(?: model| type)?:? ['\"]?(?P<tokenizer>[\w.-]+)"
-    r"|cannot find tokenizer merges in model file",
-    words=["pre-tokenizer type", "projector type", "unknown tokenizer", "unsupported tokenizer",
-           "tokenizer merges"],
+    r"|(?:unknown|unsupported) tokenizer(?: model| type)?:? ['\"]?(?P<tokenizer>[\w.-]+)",
+    words=["pre-tokenizer type", "projector type", "unknown tokenizer", "unsupported tokenizer"],
 )  # fmt: skip
 SHAPE = Sign(
     r"missing tensor '(?P<name>[^']+)'|tensor '(?P<gone>[^']+)' not found"

@@ -13,8 +13,9 @@ from narthex.doctor.sign import Sign
 
 LIBRARY = Sign(
     r"(?P<program>\S+): error while loading shared libraries: (?P<library>[^:]+):"
-    r"|error while loading shared libraries: (?P<bare>[^:]+):|Library not loaded: (?P<dyld>\S+)",
-    words=["error while loading shared libraries", "library not loaded"],
+    r"|error while loading shared libraries: (?P<bare>[^:]+):|Library not loaded: (?P<dyld>\S+)"
+    r"|Failed to load shared library '[^']*': (?P<python>[^:']+): cannot open shared object",
+    words=["error while loading shared libraries", "library not loaded", "to load shared library"],
 )
 GLIBC = Sign(r"version `?'?(?P<needs>GLIBC(?:XX)?_[\d.]+|CXXABI_[\d.]+)'? not found")
 BACKENDS = Sign(r"no backends are loaded|no CPU backend found|no backends? (?:was|were) found")
@@ -95,7 +96,7 @@ def _is_status(hit: Hit) -> bool:
 
 def _missing(hit: Hit) -> str:
     groups = hit.match.groupdict()
-    for name in ("library", "bare", "dyld", "needs"):
+    for name in ("library", "bare", "dyld", "python", "needs"):
         if groups.get(name):
             return str(groups[name]).strip()
     plain = hit.entry.plain.lower()

@@ -22,9 +22,10 @@ BROWSER = Sign(
     r"(?:Access to \S+ at '(?P<url>[^']+)' )?(?:from origin '(?P<origin>[^']+)' )?"
     r"has been blocked by CORS policy"
     r"|Cross-Origin Request Blocked|No 'Access-Control-Allow-Origin' header"
-    r"|CORS header ['‘’]?Access-Control-Allow-Origin",
+    r"|CORS header ['‘’]?Access-Control-Allow-Origin"
+    r"|Ollama requires additional (?:access|web) origins",  # what extensions say of the 403
     words=["blocked by cors policy", "cross-origin request blocked", "access-control-allow-origin' header",
-           "cors header"],
+           "cors header", "requires additional"],
 )  # fmt: skip
 EXTENSION = re.compile(r"(?P<scheme>(?:chrome|moz|safari-web)-extension)://")
 TUNNEL = Sign(
