@@ -60,7 +60,7 @@ NVIDIA_NOT_PROBED = Sign(
     r"|NVRM: No NVIDIA (?:devices probed|graphics adapter found|GPU found)"
     r"|NVRM: .*not supported by (?:the NVIDIA|open)|NVRM: .*requires use of the NVIDIA open kernel modules"
     r"|NVRM: This can occur when a driver such as|supported through the NVIDIA \d+\.xx Legacy drivers"
-    r"|NVRM: .*nouveau",
+    r"|NVRM: .*nouveau|NVRM: Open nvidia\.ko is only ready for use on Data Center GPUs",
     words=["nvrm: ", "legacy drivers"],
 )
 DKMS_FAILED = Sign(

@@ -307,3 +307,11 @@ def test_nvidia_smi_without_its_library_is_a_suspicion_and_not_in_a_container(gp
 )
 def test_the_name_of_an_error_alone_tells_it(gpu_says: Says, name: str, cause: str) -> None:
     assert gpu_says(client_error=f"Call to cuInit results in {name}\n")[0].cause == cause
+
+
+def test_an_open_module_that_does_not_serve_this_card_is_no_working_driver(gpu_says: Says) -> None:
+    text = (
+        "[    3.513141] NVRM: Open nvidia.ko is only ready for use on Data Center GPUs.\n"
+        "[    3.824916] NVRM: GPU 0000:04:00.0: RmInitAdapter failed! (0x63:0x0:1905)\n"
+    )
+    assert gpu_says(dmesg=text)[0].cause == "driver_not_loaded"
