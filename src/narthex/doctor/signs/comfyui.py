@@ -21,7 +21,10 @@ INVALID_PROMPT = Sign(
            "invalid prompt:"],
 )  # fmt: skip
 INVALID_IMAGE = Sign(r"Custom validation failed for node: (?P<what>.+)", words=["custom validation failed"])
-EXCEPTION = Sign(r"!!! Exception during processing ?!*(?P<what>.*)", words=["exception during processing"])
+EXCEPTION = Sign(  # the log's line, and the report that the page gives to copy
+    r"(?:!!! Exception during processing ?!*|\*\*Exception Message:\*\*)(?P<what>.*)",
+    words=["exception during processing", "**exception message:"],
+)
 INTERRUPTED = Sign(r"\bProcessing interrupted$", words=["processing interrupted"])
 IMPORT_FAILED = Sign(
     r"\(IMPORT FAILED\):? (?P<path>.+)|Cannot import (?P<other>\S+) module for custom nodes",

@@ -46,6 +46,7 @@ def test_a_missing_node_is_named(line: str, name: str) -> None:
     "line",
     [
         "!!! Exception during processing !!! IPAdapter model not found.",
+        "- **Exception Message:** IPAdapter model not found.",
         "ERROR:root:!!! Exception during processing !!!\nFileNotFoundError: [Errno 2] No such file: "
         "'input/a.png'",
     ],
@@ -66,6 +67,9 @@ def test_a_node_that_failed_is_told_with_its_reason(line: str) -> None:
 def test_memory_and_the_driver_are_told_by_other_rules(reason: str) -> None:
     log = f"!!! Exception during processing !!! {reason}\nTraceback (most recent call last):\n{reason}"
     causes = [finding.cause for finding in diagnosis_of(comfyui_log=log).findings]
+    assert "comfyui_job_failed" not in causes
+    report = f"- **Exception Type:** {reason.split(':', maxsplit=1)[0]}\n- **Exception Message:** {reason}"
+    causes = [finding.cause for finding in diagnosis_of(client_error=report).findings]
     assert "comfyui_job_failed" not in causes
 
 

@@ -67,6 +67,11 @@ def test_windows_told_the_status_in_decimal_once(causes: Causes, status: int, ca
     assert causes(client_error=f"Error: llama runner process no longer running: {status}")[0] == cause
 
 
+def test_an_exception_of_windows_that_nobody_caught_is_a_suspicion(says: Says) -> None:
+    (finding,) = says(client_error="Error: llama-server process has terminated: exit status 0xe06d7363")
+    assert (finding.cause, finding.confidence < 0.5) == ("runner_crash_bug", True)
+
+
 def test_a_file_without_an_architecture_is_no_model_that_is_too_new(causes: Causes) -> None:
     line = "llama_model_load: error loading model: unknown model architecture: ''"
     assert causes(llama_server_log=line) == ["gguf_invalid_or_corrupt"]

@@ -85,8 +85,16 @@ def test_a_round_duration_is_the_clients(causes: Causes, text: str) -> None:
     assert causes(ollama_log=text) == ["client_timeout_generation"]
 
 
-def test_the_clients_own_words_with_an_ollama_that_goes_on(causes: Causes) -> None:
-    words = "httpx.ReadTimeout: timed out\n"
+@pytest.mark.parametrize(
+    "words",
+    [
+        "httpx.ReadTimeout: timed out",
+        "Caused by: java.io.InterruptedIOException: timeout",
+        "java.net.SocketTimeoutException: Read timed out",
+        "litellm.Timeout: Connection timed out. Timeout passed=600.0, time taken=579.589 seconds",
+    ],
+)
+def test_the_clients_own_words_with_an_ollama_that_goes_on(causes: Causes, words: str) -> None:
     assert causes(client_error=words, ollama_log=_gin(200, "33m58s")) == ["client_timeout_generation"]
 
 

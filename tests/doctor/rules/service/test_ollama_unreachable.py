@@ -19,6 +19,7 @@ from narthex.testing.evidence import diagnosis_of
         "(Caused by "
         "NewConnectionError('Failed to establish a new connection: [WinError 10061] actively refused it'))",
         "Error: connect ECONNREFUSED 127.0.0.1:11434",
+        'Head "http://127.0.0.1:11434/": dial tcp 127.0.0.1:11434: connect: can\'t assign requested address',
         "litellm.APIConnectionError: OllamaException - [Errno 111] Connection refused",
         "litellm.APIConnectionError: OllamaException - All connection attempts failed",
         "Failed to fetch Ollama models: [Errno 111] Connection refused",

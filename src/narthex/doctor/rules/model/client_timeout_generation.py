@@ -25,7 +25,8 @@ WORDS = Sign(
     r"\bReadTimeout|ServerTimeoutError|Timeout on reading data|Read timed out|(?:request|operation|client"
     r"|upstream)[\w ]* timed out"
     r"|\bTimeoutError\b"
-    r"|TimeoutException|HeadersTimeoutError|UND_ERR_(?:HEADERS|BODY)_TIMEOUT|Client\.Timeout exceeded"
+    r"|(?<!Socket)TimeoutException|SocketTimeoutException(?!: connect)|InterruptedIOException: timeout"
+    r"|litellm\.Timeout|HeadersTimeoutError|UND_ERR_(?:HEADERS|BODY)_TIMEOUT|Client\.Timeout exceeded"
     r"|50[24] Gateway Time"
     r"|status(?: code)?:? 504|\b524\b.*(?:cloudflare|timeout)|: timed out\b|\btimeout of \d+ ?ms exceeded",
     words=[

@@ -31,7 +31,8 @@ FAULT = Sign(
            "stack smashing", "322122", "code 139", "code: 139", "sys=139"],
 )  # fmt: skip
 ABORTED = Sign(
-    r"abort\(\) has been called|\bggml_abort ?\+|signal: aborted|\bSIGABRT\b|terminate called|(?:exited"
+    r"exit status 0xe06d7363"  # Windows: a C++ exception that nobody caught
+    r"|abort\(\) has been called|\bggml_abort ?\+|signal: aborted|\bSIGABRT\b|terminate called|(?:exited"
     r"|exit) (?:with )?code:? 134"
 )
 LOST = Sign(

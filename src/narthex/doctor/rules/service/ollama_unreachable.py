@@ -42,7 +42,7 @@ WRAPPED = Sign(  # the end of a line that a terminal or a form has broken
 REFUSED = Sign(
     rf"(?:localhost|127\.0\.0\.1|\[?::1\]?|0\.0\.0\.0)'?,? ?(?:port ?=? ?|:)11434\b.*(?:{_REFUSED})"
     rf"|(?:{_REFUSED})\W+(?:\S+ )?\(?'?(?:localhost|127\.0\.0\.1|::1|0\.0\.0\.0)'?:?,? ?11434"
-    rf"|dial tcp \S+:11434: connect(?:ex)?: .*(?:{_REFUSED})",
+    rf"|dial tcp \S+:11434: connect(?:ex)?: .*(?:{_REFUSED}|can(?:'t|not) assign requested address)",
     words=["11434"],
 )
 WARNED = Sign(  # «ollama -v» without a server; it prints its own version and goes on
