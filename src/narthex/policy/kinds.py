@@ -107,6 +107,10 @@ def _duration(value: Any) -> float:
     return parse_duration(found) if isinstance(found, str) else found
 
 
+def _stay(value: Any) -> float:
+    return -1.0 if value == -1 and not isinstance(value, bool) else _duration(value)
+
+
 def _removal(value: Any) -> bool | str:
     found = msgspec.convert(value, bool | str)
     return _text(found) if isinstance(found, str) else found
@@ -131,4 +135,9 @@ ROLE = Kind(
 )
 LOG = Kind('"docker:NAME", "journal:UNIT" or "file:PATH"', lambda value: log_place(_text(value)))
 REMOVAL = Kind('true, or the reason, as in "too slow here"', _removal)
+SWITCH = Kind("true or false", _exactly(bool))
+NAMES = Kind('a list of texts, as in ["one", "two"]', lambda value: tuple(_texts(value)))
+BACKGROUND = Kind('"after", "resident" or "as-asked"', _exactly(Literal["after", "resident", "as-asked"]))
+SHARING = Kind('"off", "reserve" or "lease"', _exactly(Literal["off", "reserve", "lease"]))
+STAY = Kind('a duration, as in "30m", or -1 for ever', _stay)
 COMMAND = Kind('a list of words, as in ["blender", "-b", "scene.blend", "-a"]', _command)

@@ -58,6 +58,100 @@ class Roles(msgspec.Struct, frozen=True, kw_only=True):
     embed: Annotated[str | None, kinds.MODEL, "Makes embeddings."] = None
 
 
+class GatewayPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How `narthex serve` admits, waits and refuses."""
+
+    listen: Annotated[str | None, kinds.TEXT, "Where it listens. 127.0.0.1:11435."] = None
+    vram: Annotated[
+        int | None, kinds.SIZE, "VRAM that it may give away. Without it: the card's, by NVML."
+    ] = None
+    starvation: Annotated[
+        float, kinds.DURATION, "Nobody waits longer for a busy card: then it is drained for them. 60s."
+    ] = 60.0
+    residency: Annotated[
+        float, kinds.DURATION, "A model that was loaded stays at least so long, unless nobody asks for it. 5s."
+    ] = 5.0
+    keep_alive: Annotated[
+        float, kinds.DURATION, "An idle model is unloaded after this time, unless its role says otherwise. 30m."
+    ] = 1800.0
+    pins: Annotated[bool, kinds.SWITCH, "Whether a client's keep_alive of -1 is obeyed. false."] = False
+    prefer_resident: Annotated[
+        bool, kinds.SWITCH, "Take a role's fallback that is loaded rather than load its model. false."
+    ] = False
+    smaller: Annotated[
+        bool, kinds.SWITCH, "After a load that ran out of memory: try the profile with less context. true."
+    ] = True
+    restore: Annotated[
+        bool, kinds.SWITCH, "After an image or a study: load again what was loaded before. true."
+    ] = True
+    queue: Annotated[int, kinds.COUNT, "So many requests may wait. 512."] = 512
+    wait: Annotated[float, kinds.DURATION, "So long a request may wait for its turn. 10m."] = 600.0
+    remember: Annotated[
+        float, kinds.DURATION, "How long a failed load is remembered: the next one hears it at once. 60s."
+    ] = 60.0
+    background: Annotated[
+        str,
+        kinds.BACKGROUND,
+        "OpenWebUI's own calls (titles, tags): «after» people's, on the «resident» model, or «as-asked». after.",
+    ] = "after"
+    task_header: Annotated[
+        str, kinds.TEXT, "The header that tells an OpenWebUI task. X-Narthex-Task."
+    ] = "X-Narthex-Task"
+    connect: Annotated[float, kinds.DURATION, "Time to connect to an engine. 5s."] = 5.0
+    stall: Annotated[float, kinds.DURATION, "A load without any progress for so long has failed. 60s."] = 60.0
+    first_token: Annotated[
+        float, kinds.DURATION, "From the request at the engine to its first byte. 10m."
+    ] = 600.0
+    between: Annotated[float, kinds.DURATION, "Between two pieces of an answer. 2m."] = 120.0
+    total: Annotated[float | None, kinds.DURATION, "For a whole answer. Unlimited."] = None
+    drain: Annotated[float, kinds.DURATION, "At the end: time for answers under way. 30s."] = 30.0
+    admin: Annotated[
+        bool, kinds.SWITCH, "Whether pull, create, copy, delete, push and blobs are passed on. false."
+    ] = False
+    body: Annotated[int, kinds.SIZE, "The largest request. 64 MiB."] = 64 << 20
+    hosts: Annotated[tuple[str, ...], kinds.NAMES, "Further names for the Host check."] = ()
+    origins: Annotated[tuple[str, ...], kinds.NAMES, "Web pages that may ask, as http://localhost:3000."] = ()
+    keys: Annotated[str | None, kinds.TEXT, "A file with NAME KEY on each line. Without it no key is asked."] = (
+        None
+    )
+    log: Annotated[
+        bool, kinds.SWITCH, "Write a line for each request, without its text, for `narthex replay`. true."
+    ] = True
+    capture: Annotated[
+        str | None, kinds.TEXT, "A folder for whole requests and answers. They are transcripts. Off."
+    ] = None
+    comfyui: Annotated[
+        str, kinds.SHARING, "ComfyUI on this card: «off», a fixed «reserve», or a «lease» for each image. off."
+    ] = "off"
+    comfyui_url: Annotated[str, kinds.TEXT, "ComfyUI's own address. http://127.0.0.1:8188."] = (
+        "http://127.0.0.1:8188"
+    )
+    comfyui_listen: Annotated[
+        str | None, kinds.TEXT, "A port of its own for ComfyUI's page, as 127.0.0.1:8189. It is also /comfyui/."
+    ] = None
+    comfyui_vram: Annotated[int | None, kinds.SIZE, "What an image needs at most. Without it: as seen."] = None
+    comfyui_linger: Annotated[
+        float, kinds.DURATION, "After the last image: so long the card stays with ComfyUI. 3s."
+    ] = 3.0
+
+
+class RolePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """One role: a line ``NAME = "model"`` in [roles], or a table [roles.NAME]. ``model`` may be a profile."""
+
+    name: str = ""
+    model: Annotated[str | None, kinds.MODEL, "A model, or the name of a profile."] = None
+    larger: Annotated[
+        tuple[str, ...], kinds.NAMES, "Profiles with more context, for requests that need it."
+    ] = ()
+    fallbacks: Annotated[
+        tuple[str, ...], kinds.NAMES, "What answers instead where it can't be loaded, in order."
+    ] = ()
+    keep_alive: Annotated[
+        float | None, kinds.STAY, "An idle model stays so long; -1 for ever. As the gateway's."
+    ] = None
+    wait: Annotated[float | None, kinds.DURATION, "So long its requests may wait. As the gateway's."] = None
+
+
 class ModelPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """One model: its start point and what is to be said about it. What is left out is as the house has it."""
 
