@@ -8,7 +8,8 @@ import msgspec
 
 from narthex.knobs import KnobValues
 
-Backend = Literal["ollama", "llama-server"]
+Backend = Literal["ollama", "llama-server", "comfyui", "study"]
+"""The last two are tenants of the card like any model, and are not asked for answers."""
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +32,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""  # Ollama: of the manifest
     capabilities: tuple[str, ...] = ()  # "completion", "embedding", "tools", "vision", "thinking"; () unknown
     engine_args: tuple[str, ...] = ()  # llama-server: given to the start beside the knobs
+    refuses_long: bool = False  # Ollama since 0.12.6: can be told to refuse a prompt that it would cut
 
 
 class Upstream(msgspec.Struct, frozen=True, kw_only=True):
