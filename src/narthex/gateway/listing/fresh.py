@@ -1,0 +1,62 @@
+"""``Fresh``: a value that is looked up anew when somebody asks, and never waited for longer than a moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+NEW_S = 1.0  # younger than that, it is taken as it is
+OLD_S = 5.0  # older than that, the new one is waited for, if it comes at once
+MOMENT_S = 0.25  # how long «at once» is; an Ollama that is well answers a list in a few milliseconds
+LIMIT_S = 3.0  # a look that takes longer has failed
+
+
+class Fresh:
+    """Keeps one look at the engines young. A look that hangs or fails costs one caller a moment, once; those
+    after it get what was known last at once, until a look succeeds again."""
+
+    def __init__(self, look: Callable[[], Awaitable[bool]]) -> None:
+        """``look`` takes what is there now, and says whether it was told."""
+        self._look = look
+        self._at: float | None = None  # of the last good look
+        self._task: asyncio.Task[None] | None = None
+        self._patient = True
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the last good look; None where there was none."""
+        return None if self._at is None else asyncio.get_running_loop().time() - self._at
+
+    async def please(self) -> None:
+        """Come back at once where what is known is young, else after a moment at most."""
+        age = self.age_s
+        if age is not None and age < NEW_S:
+            return
+        task = self._begin()
+        if self._patient and (age is None or age > OLD_S):
+            done, _ = await asyncio.wait((task,), timeout=MOMENT_S)
+            self._patient = bool(done) and self._is_new()
+
+    async def close(self) -> None:
+        """End a look that is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    def _is_new(self) -> bool:
+        age = self.age_s
+        return age is not None and age < OLD_S
+
+    def _begin(self) -> asyncio.Task[None]:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        return self._task
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            told = await asyncio.wait_for(self._look(), LIMIT_S)
+        except TimeoutError:
+            return
+        if told:
+            self._at, self._patient = loop.time(), True
