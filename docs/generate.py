@@ -218,6 +218,7 @@ def policy_page() -> str:
     titles = {
         **{name: f"[{name}]" for name in SECTIONS},
         **{name: f'[{name}."NAME"]' for name in NAMED_SECTIONS},
+        "roles": "[roles]` and `[roles.NAME]",
     }
     for name, section in {**SECTIONS, **NAMED_SECTIONS}.items():
         rows = [(f"`{key}`", kind.words, meaning) for key, (kind, meaning) in keys_of(section).items()]

@@ -44,3 +44,11 @@ def test_two_models_are_candidates_for_removal() -> None:
 
 def test_comfyui_is_the_tenant() -> None:
     assert load_policy().tenant("comfyui") is not None
+
+
+def test_the_gateway_keeps_the_card_for_nobody_and_says_who_answers_instead() -> None:
+    policy = load_policy()
+    assert not policy.gateway.pins
+    assert policy.gateway.comfyui == "lease"
+    assert policy.roles["quality"].fallbacks == ("mistral-nemo",)
+    assert policy.roles["stable"].keep_alive == 7200.0

@@ -76,7 +76,9 @@ def test_an_empty_file_says_nothing() -> None:
     policy = read_policy("")
     assert policy.value("policy.soak") is None
     assert policy.for_model("llama3").num_ctx is None
-    assert policy.roles.fast is None
+    assert policy.roles == {}
+    assert policy.role("fast") is None
+    assert policy.gateway.starvation == 60.0
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,20 @@ def test_a_role_counts_wherever_it_is_written() -> None:
         ('[ollama]\nlog = "/var/log/x"', 2, "no place of a log", "file:PATH"),
         ('[ollama]\nhost = " "', 2, "The text is empty", "leave the line out"),
         ('[models."a:b"]\n\nnum_ctx = "big"', 3, 'models."a:b".num_ctx can\'t be «big»', "whole number"),
-        ('[models."a:b"]\nrole = "king"', 2, "can't be «king»", '"quality"'),
+        ('[models."a:b"]\nrole = "a:b"', 2, "«a:b» can't be the name of a role", "Begin with a letter"),
+        ("[roles]\n\n'my:role' = 'a'", 3, "with «:» or «/» it would be the name of a model", "letter"),
+        ("[roles]\n'1st' = 'a'", 2, "clients ask for it as for a model", "Begin with a letter"),
+        ("[roles]\nfast = 3", 2, "roles.fast can't be «3»", "a list, the first choice first"),
+        ("[roles]\nfast = []", 2, "roles.fast can't be «[]»", "the name of a model"),
+        ("[roles]\nfast = ['a', ' ']", 2, "roles.fast: The text is empty", "leave"),
+        ("[roles]\nfast = 'a'\nFast = 'b'", 3, "«Fast» and «fast» are one role", "into one"),
+        ("[roles.fast]\nkeep_alive = 5", 1, "the role «fast» has no model", "model ="),
+        ("[roles.fast]\nmodel = 'a'\nlager = ['b']", 3, "no «lager» in [roles.fast]", "«larger»"),
+        ("[roles.fast]\nmodel = 'a'\nkeep_alive = -2", 3, "can't be «-2»", "-1 for ever"),
+        ("roles = 7", 1, "roles must be a table", "[roles]"),
+        ("[gateway]\nqueue = 0", 2, "gateway.queue can't be «0»", "whole number of 1 or more"),
+        ("[gateway]\nbackground = 'never'", 2, "can't be «never»", '"resident"'),
+        ("[gateway]\nstarvaton = '5s'", 2, "no «starvaton» in [gateway]", "«starvation»"),
         ("[models.llama3.2]\nnum_ctx = 2048", 1, "no «2» in [models.llama3]", "in quotes"),
         ("[models]\nllama3 = 7", 2, "models.llama3 must be a table", "[models.llama3]"),
         ("models = 7", 1, "models must hold tables", "[models."),
@@ -140,6 +155,36 @@ def test_one_role_for_two_models_is_refused() -> None:
 def test_a_role_said_twice_for_one_model_is_no_contradiction() -> None:
     policy = read_policy("[roles]\nfast = 'a'\n[models.'a:latest']\nrole = 'fast'")
     assert policy.for_model("a").role == "fast"
+
+
+def test_a_role_is_a_model_a_list_of_choices_or_a_table() -> None:
+    policy = read_policy(
+        "[roles]\nfast = 'a'\nquality = ['b', 'a']\n"
+        "[roles.mine]\nmodel = 'c'\nlarger = ['c-16k']\nfallbacks = ['fast']\nkeep_alive = -1\nwait = '5s'"
+    )
+    assert [(role.name, role.model, role.fallbacks) for role in policy.roles.values()] == [
+        ("fast", "a", ()),
+        ("quality", "b", ("a",)),
+        ("mine", "c", ("fast",)),
+    ]
+    mine = policy.role("MINE")
+    assert mine is not None
+    assert (mine.larger, mine.keep_alive, mine.wait) == (("c-16k",), -1.0, 5.0)
+    assert policy.for_model("c:latest").role == "mine"
+
+
+def test_a_role_in_a_models_own_table_is_a_role_like_any() -> None:
+    role = read_policy("[models.'a:7b']\nrole = 'editor'").role("editor")
+    assert role is not None
+    assert role.model == "a:7b"
+
+
+def test_the_gateways_table_is_read() -> None:
+    policy = read_policy("[gateway]\nstarvation = '30s'\nvram = '20 GiB'\nhosts = ['box.lan']\npins = true")
+    assert policy.gateway.starvation == 30.0
+    assert policy.gateway.vram == 20 * 2**30
+    assert policy.gateway.hosts == ("box.lan",)
+    assert policy.gateway.pins
 
 
 @pytest.mark.parametrize("text", ["[policy\n", 'a = "', "a = 1\na = 2", "[models.a:b]\n"])

@@ -48,7 +48,7 @@ def test_what_was_found_is_suggested_with_reasons() -> None:
     assert '# fast = "llama3.2:3b"    # the smallest one' in text
     assert '# [models."qwen3:30b"]    # 18.0 GiB, Q4_K_M, qwen3moe, loaded now' in text
     assert '# [models."mixtral:latest"]    # 26.0 GiB, does not fit the card' in text
-    assert read_policy(text).roles.quality is None
+    assert read_policy(text).roles == {}
 
 
 def test_a_comfyui_that_is_there_is_a_tenant() -> None:

@@ -16,13 +16,11 @@ from narthex.gateway.ask import Api, Ask, Kind, Rank
 from narthex.gateway.offer import Offer, Upstream
 from narthex.gateway.trouble import Trouble
 
-STATE_OPTIONS = frozenset(
-    "num_ctx num_batch num_gpu main_gpu use_mmap num_thread draft_num_predict "
-    "use_mlock low_vram f16_kv logits_all vocab_only numa num_gqa embedding_only "
-    "rope_frequency_base rope_frequency_scale".split()
-)
-"""Ollama's options that belong to a load: a request that has another value makes it load the model anew. The
-second and third line are those of old versions."""
+_NOW = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
+_FORMER = ("use_mlock", "low_vram", "f16_kv", "logits_all", "vocab_only", "numa", "num_gqa", "embedding_only")
+STATE_OPTIONS = frozenset((*_NOW, *_FORMER, "rope_frequency_base", "rope_frequency_scale"))
+"""Ollama's options that belong to a load, those of old versions among them: a request that has another value
+makes Ollama load the model anew."""
 
 PATHS: dict[str, tuple[Api, Kind]] = {
     "/api/chat": ("ollama", "chat"),

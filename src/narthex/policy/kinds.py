@@ -5,6 +5,7 @@ The same readers serve the file, where values have types, and the environment, w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,7 @@ BACKOFF_WORDS = {
 }
 """Word in a back-off order → knob: Ollama's names, narthex's, and the short ones."""
 _LOGS = ("docker:", "journal:", "file:")
+_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -73,6 +75,21 @@ def log_place(text: str) -> str:
             f"«{text}» is no place of a log.", hint="Write docker:NAME, journal:ollama.service or file:PATH."
         )
     return place
+
+
+def role_name(text: str) -> str:
+    """The name of a role. Raises UsageError for one that clients could not tell from a model's."""
+    if _ROLE.fullmatch(text):
+        return text
+    why = (
+        "with «:» or «/» it would be the name of a model"
+        if ":" in text or "/" in text
+        else "clients ask for it as for a model"
+    )
+    raise UsageError(
+        f"«{text}» can't be the name of a role: {why}.",
+        hint="Begin with a letter; then letters, digits, «-», «_» and «.», 64 at most.",
+    )
 
 
 def split_words(text: str) -> tuple[str, ...]:
@@ -130,8 +147,8 @@ GROWTH = Kind('"ctx" or "off"', lambda value: growth(_text(value)))
 TEXT = Kind("a text in quotes", _text)
 MODEL = Kind('the name of a model, as in "llama3.2:3b"', _text)
 ROLE = Kind(
-    "one of " + ", ".join(f'"{role}"' for role in ROLES),
-    _exactly(Literal["quality", "fast", "stable", "code", "embed"]),
+    "the name of a role, as " + ", ".join(f'"{role}"' for role in ROLES),
+    lambda value: role_name(_text(value)),
 )
 LOG = Kind('"docker:NAME", "journal:UNIT" or "file:PATH"', lambda value: log_place(_text(value)))
 REMOVAL = Kind('true, or the reason, as in "too slow here"', _removal)

@@ -12,10 +12,18 @@ from typing import Any, NoReturn
 import msgspec
 
 from narthex.errors import UsageError
-from narthex.policy.kinds import ROLES
+from narthex.policy.kinds import MODEL, role_name
 from narthex.policy.lines import line_of
 from narthex.policy.names import full_name, same_model
-from narthex.policy.records import NAMED_SECTIONS, SECTIONS, ModelPolicy, Policy, TenantPolicy, keys_of
+from narthex.policy.records import (
+    NAMED_SECTIONS,
+    SECTIONS,
+    ModelPolicy,
+    Policy,
+    RolePolicy,
+    TenantPolicy,
+    keys_of,
+)
 
 FILE = "narthex.toml"
 _PLACE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -84,10 +92,14 @@ class _Reader:
         models = tuple(ModelPolicy(name=name, **rest) for name, rest in self._named(document, "models"))
         beside = tuple(TenantPolicy(name=name, **rest) for name, rest in self._named(document, "beside"))
         policy = Policy(
-            path=str(self._path) if self._path else None, models=models, beside=beside, **sections
+            path=str(self._path) if self._path else None,
+            roles=self._roles(document),
+            models=models,
+            beside=beside,
+            **sections,
         )
         self._check_models(policy)
-        self._check_roles(policy)
+        policy = msgspec.structs.replace(policy, roles=self._all_roles(policy))
         self._check_tenants(policy)
         return policy
 
@@ -135,6 +147,50 @@ class _Reader:
         kind = NAMED_SECTIONS[section]
         return [(name, self._section(kind, table, (section, name))) for name, table in tables.items()]
 
+    def _roles(self, document: dict[str, Any]) -> dict[str, RolePolicy]:
+        """``[roles]``: a model, a model and its fallbacks, or a table below it."""
+        rows = document.get("roles", {})
+        if not isinstance(rows, dict):
+            self._fail(("roles",), "roles must be a table.", 'Write [roles] and lines as fast = "MODEL".')
+        found: dict[str, RolePolicy] = {}
+        for name, value in rows.items():
+            self._check_role_name(name, found)
+            keys = ("roles", name)
+            if isinstance(value, dict):
+                role = RolePolicy(name=name, **self._section(RolePolicy, value, keys))
+            else:
+                model, *others = self._models_of(value, keys)
+                role = RolePolicy(name=name, model=model, fallbacks=tuple(others))
+            if role.model is None:
+                self._fail(keys, f"the role «{name}» has no model.", 'Add model = "NAME".')
+            found[name] = role
+        return found
+
+    def _check_role_name(self, name: str, others: Iterable[str]) -> None:
+        keys = ("roles", name)
+        try:
+            role_name(name)
+        except UsageError as error:
+            self._fail(keys, f"{_dotted(keys)}: {error.message}", error.hint)
+        if twin := next((other for other in others if other.casefold() == name.casefold()), None):
+            self._fail(keys, f"«{name}» and «{twin}» are one role.", "Put both into one.")
+
+    def _models_of(self, value: Any, keys: tuple[str, ...]) -> list[str]:
+        """A model, or a model and its fallbacks."""
+        try:
+            names = [MODEL.read(each) for each in (value if isinstance(value, list) else [value])]
+            if names:
+                return names
+        except UsageError as error:
+            self._fail(keys, f"{_dotted(keys)}: {error.message}", error.hint)
+        except msgspec.ValidationError:
+            pass
+        self._fail(
+            keys,
+            f"{_dotted(keys)} can't be {_shown(value)}.",
+            f'Write {MODEL.words}; or a list, the first choice first, as in ["llama3.2:3b", "mistral-nemo"].',
+        )
+
     def _known(self, keys: tuple[str, ...], table: dict[str, Any], known: Iterable[str]) -> None:
         """Refuse the first key that is not known, with the nearest one that is."""
         names = list(known)
@@ -163,21 +219,22 @@ class _Reader:
                 )
             seen[full_name(model.name)] = model.name
 
-    def _check_roles(self, policy: Policy) -> None:
-        holders: dict[str, str] = {}
-        for role in ROLES:
-            if (name := getattr(policy.roles, role)) is not None:
-                holders[role] = name
+    def _all_roles(self, policy: Policy) -> dict[str, RolePolicy]:
+        """The roles, with those that stand in a model's own table."""
+        roles = dict(policy.roles)
         for model in policy.models:
             if model.role is None:
                 continue
-            other = holders.setdefault(model.role, model.name)
-            if not same_model(other, model.name):
+            held = next((role for role in roles.values() if _alike(role.name, model.role)), None)
+            if held is None:
+                roles[model.role] = RolePolicy(name=model.role, model=model.name)
+            elif not same_model(held.model or "", model.name):
                 self._fail(
                     ("models", model.name, "role"),
-                    f"the role «{model.role}» is given to «{other}» and to «{model.name}».",
+                    f"the role «{model.role}» is given to «{held.model}» and to «{model.name}».",
                     "Leave one of the two.",
                 )
+        return roles
 
     def _check_tenants(self, policy: Policy) -> None:
         for tenant in policy.beside:
@@ -199,6 +256,10 @@ class _Reader:
         line = line_of(self._text, keys)
         where = f"{self._name}, line {line}" if line else self._name
         raise UsageError(f"{where}: {message}", hint=hint)
+
+
+def _alike(a: str, b: str) -> bool:
+    return a.casefold() == b.casefold()
 
 
 def _dotted(keys: tuple[str, ...]) -> str:

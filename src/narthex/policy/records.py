@@ -48,16 +48,6 @@ class OllamaPlace(msgspec.Struct, frozen=True, kw_only=True):
     wait: Annotated[float | None, kinds.DURATION, "How long to wait for it when it goes down. 10m."] = None
 
 
-class Roles(msgspec.Struct, frozen=True, kw_only=True):
-    """Which model does what."""
-
-    quality: Annotated[str | None, kinds.MODEL, "The best answers that this machine can give."] = None
-    fast: Annotated[str | None, kinds.MODEL, "Quick answers."] = None
-    stable: Annotated[str | None, kinds.MODEL, "Never fails, if need be with a small context."] = None
-    code: Annotated[str | None, kinds.MODEL, "Writes programs."] = None
-    embed: Annotated[str | None, kinds.MODEL, "Makes embeddings."] = None
-
-
 class GatewayPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How `narthex serve` admits, waits and refuses."""
 
@@ -69,10 +59,14 @@ class GatewayPolicy(msgspec.Struct, frozen=True, kw_only=True):
         float, kinds.DURATION, "Nobody waits longer for a busy card: then it is drained for them. 60s."
     ] = 60.0
     residency: Annotated[
-        float, kinds.DURATION, "A model that was loaded stays at least so long, unless nobody asks for it. 5s."
+        float,
+        kinds.DURATION,
+        "A model that was loaded stays at least so long, unless nobody asks for it. 5s.",
     ] = 5.0
     keep_alive: Annotated[
-        float, kinds.DURATION, "An idle model is unloaded after this time, unless its role says otherwise. 30m."
+        float,
+        kinds.DURATION,
+        "An idle model is unloaded after this time, unless its role says otherwise. 30m.",
     ] = 1800.0
     pins: Annotated[bool, kinds.SWITCH, "Whether a client's keep_alive of -1 is obeyed. false."] = False
     prefer_resident: Annotated[
@@ -92,11 +86,11 @@ class GatewayPolicy(msgspec.Struct, frozen=True, kw_only=True):
     background: Annotated[
         str,
         kinds.BACKGROUND,
-        "OpenWebUI's own calls (titles, tags): «after» people's, on the «resident» model, or «as-asked». after.",
+        "OpenWebUI's own calls, as titles: «after» people's, on the «resident» model, «as-asked». after.",
     ] = "after"
-    task_header: Annotated[
-        str, kinds.TEXT, "The header that tells an OpenWebUI task. X-Narthex-Task."
-    ] = "X-Narthex-Task"
+    task_header: Annotated[str, kinds.TEXT, "The header that tells an OpenWebUI task. X-Narthex-Task."] = (
+        "X-Narthex-Task"
+    )
     connect: Annotated[float, kinds.DURATION, "Time to connect to an engine. 5s."] = 5.0
     stall: Annotated[float, kinds.DURATION, "A load without any progress for so long has failed. 60s."] = 60.0
     first_token: Annotated[
@@ -111,9 +105,9 @@ class GatewayPolicy(msgspec.Struct, frozen=True, kw_only=True):
     body: Annotated[int, kinds.SIZE, "The largest request. 64 MiB."] = 64 << 20
     hosts: Annotated[tuple[str, ...], kinds.NAMES, "Further names for the Host check."] = ()
     origins: Annotated[tuple[str, ...], kinds.NAMES, "Web pages that may ask, as http://localhost:3000."] = ()
-    keys: Annotated[str | None, kinds.TEXT, "A file with NAME KEY on each line. Without it no key is asked."] = (
-        None
-    )
+    keys: Annotated[
+        str | None, kinds.TEXT, "A file with NAME KEY on each line. Without it no key is asked."
+    ] = None
     log: Annotated[
         bool, kinds.SWITCH, "Write a line for each request, without its text, for `narthex replay`. true."
     ] = True
@@ -121,25 +115,33 @@ class GatewayPolicy(msgspec.Struct, frozen=True, kw_only=True):
         str | None, kinds.TEXT, "A folder for whole requests and answers. They are transcripts. Off."
     ] = None
     comfyui: Annotated[
-        str, kinds.SHARING, "ComfyUI on this card: «off», a fixed «reserve», or a «lease» for each image. off."
+        str,
+        kinds.SHARING,
+        "ComfyUI on this card: «off», a fixed «reserve», or a «lease» for each image. off.",
     ] = "off"
     comfyui_url: Annotated[str, kinds.TEXT, "ComfyUI's own address. http://127.0.0.1:8188."] = (
         "http://127.0.0.1:8188"
     )
     comfyui_listen: Annotated[
-        str | None, kinds.TEXT, "A port of its own for ComfyUI's page, as 127.0.0.1:8189. It is also /comfyui/."
+        str | None,
+        kinds.TEXT,
+        "A port of its own for ComfyUI's page, as 127.0.0.1:8189. It is also /comfyui/.",
     ] = None
-    comfyui_vram: Annotated[int | None, kinds.SIZE, "What an image needs at most. Without it: as seen."] = None
+    comfyui_vram: Annotated[int | None, kinds.SIZE, "What an image needs at most. Without it: as seen."] = (
+        None
+    )
     comfyui_linger: Annotated[
         float, kinds.DURATION, "After the last image: so long the card stays with ComfyUI. 3s."
     ] = 3.0
 
 
 class RolePolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """One role: a line ``NAME = "model"`` in [roles], or a table [roles.NAME]. ``model`` may be a profile."""
+    """Which model does what. A line `NAME = "model"` or `NAME = ["model", "fallback"]` in [roles], or a table
+    of its own. Clients of `narthex serve` ask for NAME as for any model. quality, fast, stable, code and embed
+    are the usual names; any other of letters, digits, «-», «_» and «.» is your own."""
 
     name: str = ""
-    model: Annotated[str | None, kinds.MODEL, "A model, or the name of a profile."] = None
+    model: Annotated[str | None, kinds.MODEL, "A model, a model file, or the name of a profile."] = None
     larger: Annotated[
         tuple[str, ...], kinds.NAMES, "Profiles with more context, for requests that need it."
     ] = ()
@@ -206,7 +208,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     defaults: Defaults = Defaults()
     policy: Rules = Rules()
     ollama: OllamaPlace = OllamaPlace()
-    roles: Roles = Roles()
+    gateway: GatewayPolicy = GatewayPolicy()
+    roles: dict[str, RolePolicy] = {}  # by name, in the file's order; those of [models] are among them
     models: tuple[ModelPolicy, ...] = ()
     beside: tuple[TenantPolicy, ...] = ()
 
@@ -214,6 +217,10 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         """What is said about one model, by any of its spellings; nothing is set where nothing is said."""
         found = next((each for each in self.models if same_model(each.name, name)), ModelPolicy(name=name))
         return msgspec.structs.replace(found, role=found.role or self._role_of(name))
+
+    def role(self, name: str) -> RolePolicy | None:
+        """The role of this name; case does not count."""
+        return next((each for each in self.roles.values() if each.name.casefold() == name.casefold()), None)
 
     def tenant(self, name: str) -> TenantPolicy | None:
         """What is said about a tenant."""
@@ -225,21 +232,22 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return getattr(getattr(self, section), name)
 
     def _role_of(self, name: str) -> str | None:
-        for role in kinds.ROLES:
-            model = getattr(self.roles, role)
-            if model is not None and same_model(model, name):
-                return role
-        return None
+        found = (role.name for role in self.roles.values() if role.model and same_model(role.model, name))
+        return next(found, None)
 
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "defaults": Defaults,
     "policy": Rules,
     "ollama": OllamaPlace,
-    "roles": Roles,
+    "gateway": GatewayPolicy,
 }
 """Tables that are there once."""
-NAMED_SECTIONS: dict[str, type[msgspec.Struct]] = {"models": ModelPolicy, "beside": TenantPolicy}
+NAMED_SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "roles": RolePolicy,
+    "models": ModelPolicy,
+    "beside": TenantPolicy,
+}
 """Tables with one below for each name."""
 
 

@@ -47,6 +47,16 @@ soak = "150s"          # what a setting must survive before it counts as proven
 # repeats = 3          # timed turns in one trial
 """
 
+_GATEWAY = """\
+# `narthex serve`, the door before the engine: one address for both APIs, and order on the card.
+# [gateway]
+# listen = "127.0.0.1:11435"
+# starvation = "60s"      # nobody waits longer for a busy card
+# keep_alive = "30m"      # an idle model is unloaded after this time
+# background = "after"    # OpenWebUI's titles and tags wait for people's own chats
+# comfyui = "lease"       # an image gets the card when the model is idle; "reserve" or "off" else
+"""
+
 _REMOVAL = """\
 # A candidate for removal. narthex only says so; it never deletes a model.
 # [models."NAME"]
@@ -64,7 +74,7 @@ _TENANT = """\
 def policy_draft(look: FirstLook) -> str:
     """The text of the file. It loads, and says nothing that was not found or is not a house default."""
     blocks = [_HEAD + _found(look), _RULES, _ollama(look), _roles(look), _models(look), _REMOVAL]
-    blocks += [_comfyui(look), _TENANT]
+    blocks += [_comfyui(look), _TENANT, _GATEWAY]
     return "\n".join(blocks)
 
 
@@ -87,7 +97,11 @@ def _ollama(look: FirstLook) -> str:
 
 
 def _roles(look: FirstLook) -> str:
-    lines = ["# Which model to take for what: quality, fast, stable, code, embed.", "[roles]"]
+    lines = [
+        "# Which model to take for what: quality, fast, stable, code, embed, and names of your own.",
+        "# In a list the others answer where the first can't be loaded.",
+        "[roles]",
+    ]
     rows = suggest_roles(look.models, look.vram_bytes)
     lines += [f"# {row.role} = {_quoted(row.name)}    # {_note(row.why)}" for row in rows]
     lines.append('# stable = "NAME"    # narthex can\'t guess this: take the one that has survived a soak')
