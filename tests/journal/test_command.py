@@ -11,7 +11,7 @@ from narthex.cli.main import command
 from narthex.errors import ExitCode
 from narthex.journal.journal import Journal
 from narthex.outcomes import Outcome
-from narthex.testing.samples import KNOBS, MODEL, finding_draft, soak_report, trial_record
+from narthex.testing.samples import KNOBS, MODEL, finding_draft, gateway_event, soak_report, trial_record
 
 
 @pytest.fixture
@@ -159,6 +159,23 @@ def test_nothing_of_no_study_is_said_so(study: str, capsys: pytest.CaptureFixtur
 def test_an_empty_journal_has_no_last_study_and_says_how_to_begin(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("show", "last") == ExitCode.JOURNAL
     assert "narthex tune MODEL" in capsys.readouterr().err
+
+
+def test_events_of_the_gateway_are_shown_with_whom_they_were_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("gateway") == ExitCode.OK
+    assert "narthex serve" in capsys.readouterr().err
+    with Journal.open() as journal:
+        journal.append_gateway_events(
+            [gateway_event(), gateway_event("failed"), gateway_event("loaded", "b")]
+        )
+    assert call("gateway", "a") == ExitCode.OK
+    assert [line[21:] for line in capsys.readouterr().out.splitlines()] == [
+        "loaded a for ide: in 20 s",
+        "failed a for ide (vram_oom_on_load): in 20 s",
+    ]
+    call("gateway", "--last", "1", "--json")
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["model"], row["body"]) == ("b", {"seconds": 20.0})
 
 
 def test_findings_are_shown_with_what_was_tried(capsys: pytest.CaptureFixture[str]) -> None:

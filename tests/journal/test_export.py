@@ -9,7 +9,15 @@ import msgspec
 from narthex.journal.export import journal_document, study_document
 from narthex.journal.journal import Journal
 from narthex.memory.calibrate import PredictionRecord
-from narthex.testing.samples import KNOBS, MODEL, finding_draft, profile, soak_report, trial_record
+from narthex.testing.samples import (
+    KNOBS,
+    MODEL,
+    finding_draft,
+    gateway_event,
+    profile,
+    soak_report,
+    trial_record,
+)
 
 STUDY_FIELDS = {
     "id",
@@ -55,6 +63,7 @@ JOURNAL_FIELDS = {
     "notes",
     "profiles",
     "findings",
+    "gateway",
 }
 PREDICTION = PredictionRecord(
     model_identity="m",
@@ -87,6 +96,7 @@ def fill(journal: Journal) -> str:
     (finding,) = journal.append_findings([finding_draft()])
     journal.append_remedy(finding, step="POST /free", outcome="done")
     journal.append_check(finding, gone=True, text="gone")
+    journal.append_gateway_events([gateway_event("failed")])
     journal.finish_study(study, verdict="it is fast", result=b'{"tie":false}')
     return study
 
@@ -125,6 +135,8 @@ def test_the_whole_journal_has_what_belongs_to_no_study_beside_the_studies() -> 
     (finding,) = document["findings"]
     assert (finding["cause"], finding["finding"]["cause"]) == ("queue_full", "queue_full")
     assert (finding["remedies"][0]["outcome"], finding["checks"][0]["gone"]) == ("done", True)
+    (event,) = document["gateway"]
+    assert (event["kind"], event["cause"], event["body"]) == ("failed", "vram_oom_on_load", {"seconds": 20.0})
 
 
 def test_an_unfinished_study_has_no_end() -> None:

@@ -29,6 +29,7 @@ from narthex.trials.soak import SoakReport
 FORK = multiprocessing.get_context("fork")  # no test forks while it has a journal open
 TABLES = ("studies", "study_ends", "trials", "observations", "decisions", "predictions", "notes", "profiles")
 OF_THE_DOCTOR = ("findings", "remedies", "remedy_checks")
+OF_THE_GATEWAY = ("gateway_events",)
 
 
 def begin(journal: Journal, key: str = "key") -> str:
@@ -68,6 +69,7 @@ def fill(journal: Journal) -> str:
     (finding,) = journal.append_findings([samples.finding_draft()])
     journal.append_remedy(finding, step="POST /free", outcome="done")
     journal.append_check(finding, gone=None, text="it could not be told")
+    journal.append_gateway_events([samples.gateway_event()])
     return study
 
 
@@ -237,12 +239,30 @@ def test_findings_come_newest_run_first_with_what_was_tried_and_what_came_of_it(
         assert [row.id for row in journal.findings("disk_full")] == [second]
 
 
+def test_events_of_the_gateway_come_in_time_order_and_narrowed_down() -> None:
+    with Journal.open() as journal:
+        drafts = [
+            samples.gateway_event(),
+            samples.gateway_event("failed"),
+            samples.gateway_event("loaded", "b"),
+        ]
+        journal.append_gateway_events(drafts)
+        journal.append_gateway_events([])
+        rows = journal.gateway_events()
+        assert [(row.kind, row.model) for row in rows] == [("loaded", "a"), ("failed", "a"), ("loaded", "b")]
+        assert [row.id for row in rows] == [1, 2, 3]
+        assert rows[0].body == drafts[0].body
+        assert [row.model for row in journal.gateway_events(kind="loaded")] == ["a", "b"]
+        assert [row.kind for row in journal.gateway_events(model="a")] == ["loaded", "failed"]
+        assert [row.id for row in journal.gateway_events(limit=1)] == [3]
+
+
 def test_a_step_needs_its_finding() -> None:
     with Journal.open() as journal, pytest.raises(JournalError, match="refused a row"):
         journal.append_remedy(7, step="POST /free", outcome="done")
 
 
-@pytest.mark.parametrize("table", [*TABLES, "soaks", *OF_THE_DOCTOR, "schema_migrations"])
+@pytest.mark.parametrize("table", [*TABLES, "soaks", *OF_THE_DOCTOR, *OF_THE_GATEWAY, "schema_migrations"])
 @pytest.mark.parametrize("verb", ["DELETE FROM {}", "UPDATE {} SET rowid = rowid"])
 def test_no_row_can_be_changed_or_deleted(table: str, verb: str) -> None:
     with Journal.open() as journal:

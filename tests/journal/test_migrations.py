@@ -13,11 +13,12 @@ import pytest
 from narthex.errors import JournalError
 from narthex.journal.journal import Journal
 from narthex.journal.migrations import APPLICATION_ID, MIGRATIONS, migrate, version
-from narthex.testing.samples import KNOBS, finding_draft, soak_report, trial_record
+from narthex.testing.samples import KNOBS, finding_draft, gateway_event, soak_report, trial_record
 
 ASSETS = Path(__file__).parent / "assets"
 STUDY_OF_V1 = "20260101-0a1b2c"
 STUDY_OF_V2 = "20260202-1b2c3d"
+STUDY_OF_V3 = "20260303-2c3d4e"
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -66,7 +67,21 @@ def test_a_file_of_the_second_version_keeps_its_rows_and_takes_findings(tmp_path
         assert [found.cause for found in journal.findings()] == ["queue_full"]
 
 
-@pytest.mark.parametrize("asset", ["v1.db", "v2.db"])
+def test_a_file_of_the_third_version_keeps_its_rows_and_takes_events_of_the_gateway(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    shutil.copy(ASSETS / "v3.db", path)
+    with Journal.open(path) as journal:
+        assert journal.study(STUDY_OF_V3).verdict == "All layers fit."
+        (found,) = journal.findings()
+        assert [(one.step, one.outcome) for one in found.remedies] == [("ollama stop", "done")]
+        assert found.checks[0].gone
+        assert journal.notes()[0].text == "written by version 3"
+        assert journal.gateway_events() == []
+        journal.append_gateway_events([gateway_event()])
+        assert [row.kind for row in journal.gateway_events()] == ["loaded"]
+
+
+@pytest.mark.parametrize("asset", ["v1.db", "v2.db", "v3.db"])
 def test_a_migrated_file_has_the_schema_of_a_new_one(asset: str, tmp_path: Path) -> None:
     shutil.copy(ASSETS / asset, tmp_path / "old.db")
     Journal.open(tmp_path / "old.db").close()

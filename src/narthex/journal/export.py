@@ -2,8 +2,8 @@
 
 A study: ``id, key, started_at, ended_at, verdict, model, engine_key, host_key, argv, question, result,
 engine_loads, trials, decisions, predictions, soaks, notes``. The whole journal: ``narthex, schema,
-exported_at, studies, trials, predictions, soaks, notes, profiles, findings``; the lists beside ``studies``
-hold what belongs to no study. Times are seconds since the epoch; unknown is null.
+exported_at, studies, trials, predictions, soaks, notes, profiles, findings, gateway``; the lists beside
+``studies`` hold what belongs to no study. Times are seconds since the epoch; unknown is null.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 from narthex import __version__
 from narthex.journal.journal import Journal
 from narthex.journal.migrations import MIGRATIONS
-from narthex.journal.rows import FindingRow, ProfileRow, StudyRow
+from narthex.journal.rows import FindingRow, GatewayEventRow, ProfileRow, StudyRow
 from narthex.trials.trial import TrialRecord
 
 
@@ -81,6 +81,7 @@ def journal_document(journal: Journal, studies: Sequence[StudyRow] | None = None
             "notes": [row for row in journal.notes() if row.study is None],
             "profiles": [_profile(row) for row in journal.profile_bodies()],
             "findings": [finding_document(row) for row in journal.findings()],
+            "gateway": [event_document(row) for row in journal.gateway_events(limit=-1)],
         }
     return document
 
@@ -99,6 +100,11 @@ def finding_document(row: FindingRow) -> dict[str, Any]:
         "checks": row.checks,
         "finding": msgspec.Raw(row.body),
     }
+
+
+def event_document(row: GatewayEventRow) -> dict[str, Any]:
+    """An event of the gateway; ``body`` holds the fields that only its kind has."""
+    return {**msgspec.structs.asdict(row), "body": msgspec.Raw(row.body)}
 
 
 def _profile(row: ProfileRow) -> dict[str, Any]:

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 
 from narthex import paths
 from narthex.errors import JournalError
-from narthex.journal import finding_queries, queries
+from narthex.journal import finding_queries, gateway_queries, queries
 from narthex.journal.database import BUSY_TIMEOUT_S, open_database, translated
 from narthex.journal.rows import (
     DecisionRow,
     FindingDraft,
     FindingRow,
+    GatewayEventDraft,
+    GatewayEventRow,
     NoteRow,
     ProfileRow,
     SoakRow,
@@ -301,6 +303,21 @@ class Journal:
         """Findings with what was tried and what came of it, the newest run first."""
         with self._reading() as db:
             return finding_queries.select_findings(db, cause)
+
+    # what the gateway did
+
+    def append_gateway_events(self, drafts: Sequence[GatewayEventDraft]) -> None:
+        """Write down some events of the gateway, all or none of them."""
+        with self._writing() as db:
+            gateway_queries.insert_events(db, drafts)
+
+    def gateway_events(
+        self, *, kind: str | None = None, model: str | None = None, limit: int = 1000
+    ) -> list[GatewayEventRow]:
+        """The newest events of the gateway in time order; each filter given narrows them down.
+        ``limit`` -1: all of them."""
+        with self._reading() as db:
+            return gateway_queries.select_events(db, kind=kind, model=model, limit=limit)
 
 
 def _new_id() -> str:

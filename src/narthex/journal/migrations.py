@@ -123,6 +123,17 @@ MIGRATIONS: tuple[Migration, ...] = (
             *_only_grows("findings", "remedies", "remedy_checks"),
         ),
     ),
+    Migration(
+        "events of the gateway",
+        (
+            """CREATE TABLE gateway_events (
+                id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, kind TEXT NOT NULL,
+                model TEXT NOT NULL, profile TEXT, client TEXT NOT NULL, cause TEXT NOT NULL,
+                text TEXT NOT NULL, body TEXT NOT NULL)""",
+            "CREATE INDEX gateway_events_by_model ON gateway_events(model)",
+            *_only_grows("gateway_events"),
+        ),
+    ),
 )
 
 _LEDGER = """CREATE TABLE IF NOT EXISTS schema_migrations (

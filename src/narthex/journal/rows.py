@@ -123,3 +123,22 @@ class FindingDraft(msgspec.Struct, frozen=True, kw_only=True):
     confidence: float
     title: str
     body: bytes
+
+
+class GatewayEventDraft(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that the gateway did or saw, to be written down; ``body`` is JSON."""
+
+    at: float  # seconds since the epoch
+    kind: str  # "loaded", "failed", "unloaded", "lease", …
+    model: str = ""
+    profile: str | None = None
+    client: str = ""  # whose request caused it
+    cause: str = ""  # of a failure
+    text: str = ""
+    body: bytes = b"{}"
+
+
+class GatewayEventRow(GatewayEventDraft, frozen=True, kw_only=True):
+    """It, as it was written down."""
+
+    id: int

@@ -8,7 +8,7 @@ import msgspec
 
 from narthex.engines._base import Engine, EngineDevice
 from narthex.host.facts import GpuFacts, HostFacts
-from narthex.journal.rows import FindingDraft
+from narthex.journal.rows import FindingDraft, GatewayEventDraft
 from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 from narthex.profiles.profile import Profile
@@ -201,4 +201,17 @@ def finding_draft(cause: str = "queue_full", title: str = "Ollama refuses reques
     body = {"cause": cause, "title": title, "severity": "error", "confidence": 0.95}
     return FindingDraft(
         cause=cause, severity="error", confidence=0.95, title=title, body=msgspec.json.encode(body)
+    )
+
+
+def gateway_event(kind: str = "loaded", model: str = "a") -> GatewayEventDraft:
+    """Something that the gateway did, as the journal takes it."""
+    return GatewayEventDraft(
+        at=1764000000.0,
+        kind=kind,
+        model=model,
+        client="ide",
+        cause="vram_oom_on_load" if kind == "failed" else "",
+        text="in 20 s",
+        body=b'{"seconds":20.0}',
     )

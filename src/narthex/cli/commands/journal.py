@@ -11,9 +11,15 @@ import msgspec
 
 from narthex.cli.options import json_option
 from narthex.errors import UsageError
-from narthex.journal.export import finding_document, journal_document, study_document, trial_document
+from narthex.journal.export import (
+    event_document,
+    finding_document,
+    journal_document,
+    study_document,
+    trial_document,
+)
 from narthex.journal.journal import Journal
-from narthex.journal.rows import DecisionRow, FindingRow, NoteRow, SoakRow, StudyRow
+from narthex.journal.rows import DecisionRow, FindingRow, GatewayEventRow, NoteRow, SoakRow, StudyRow
 from narthex.trials.trial import TrialRecord
 from narthex.units import format_count, format_loads
 
@@ -85,6 +91,26 @@ def findings(cause: str | None, as_json: bool) -> None:
 
 
 @command.command()
+@click.argument("model", required=False)
+@click.option("--last", "limit", type=click.IntRange(1), default=50, show_default=True, help="So many.")
+@json_option
+def gateway(model: str | None, limit: int, as_json: bool) -> None:
+    """What the gateway loaded, unloaded and could not load, and for whom; the newest last.
+
+    MODEL narrows it down to one model.
+    """
+    with _open() as journal:
+        rows = journal.gateway_events(model=model, limit=limit)
+    if as_json:
+        _print_json([event_document(row) for row in rows])
+    elif rows:
+        click.echo("\n".join(_event(row) for row in rows))
+    else:
+        which = f"nothing about «{model}»" if model else "nothing yet"
+        click.echo(f"The gateway wrote down {which}. «narthex serve» starts it.", err=True)
+
+
+@command.command()
 @click.argument("study", required=False)
 @click.option("--all", "everything", is_flag=True, help="The whole journal, not one study.")
 @json_option
@@ -120,6 +146,16 @@ def _open() -> Journal:
 
 def _print_json(value: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def _event(row: GatewayEventRow) -> str:
+    """When, what, which model; then for whom and in words."""
+    from narthex.views.text import wrap
+
+    whom = f" for {row.client}" if row.client else ""
+    cause = f" ({row.cause})" if row.cause else ""
+    text = f": {row.text}" if row.text else ""
+    return wrap(f"{_moment(row.at)}  {row.kind} {row.model}{whom}{cause}{text}", indent=10)
 
 
 def _finding(row: FindingRow) -> list[str]:
