@@ -36,6 +36,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     device: str = ""  # "cuda", "cpu"
     torch_bytes: int | None = None  # what its torch holds of the card
+    ram_free_bytes: int | None = None  # of the machine it runs on
 
 
 class ComfyApi:
@@ -59,16 +60,7 @@ class ComfyApi:
 
     def stats(self) -> Stats:
         """Version and memory; answered while a prompt runs."""
-        found = self._ask("GET", "/system_stats")
-        system = found.get("system") if isinstance(found, dict) else None
-        if not isinstance(system, dict) or "comfyui_version" not in system:
-            raise ComfyError("what answers there is no ComfyUI")
-        devices = found.get("devices") or [{}]
-        return Stats(
-            version=str(system["comfyui_version"]),
-            device=str(devices[0].get("type", "")),
-            torch_bytes=devices[0].get("torch_vram_total"),
-        )
+        return stats_from(self._ask("GET", "/system_stats"))
 
     def submit(self, graph: dict[str, Any], prompt_id: str) -> str:
         """Put a workflow into the queue; returns the prompt's id. ComfyUI checks it first."""
@@ -127,6 +119,20 @@ class ComfyApi:
             return msgspec.json.decode(answer) if answer else None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ComfyError("what answers there is no ComfyUI") from error
+
+
+def stats_from(found: Any) -> Stats:
+    """From the answer to ``/system_stats``. Raises ComfyError for one that is none of ComfyUI's."""
+    system = found.get("system") if isinstance(found, dict) else None
+    if not isinstance(system, dict) or "comfyui_version" not in system:
+        raise ComfyError("what answers there is no ComfyUI")
+    device = (found.get("devices") or [{}])[0]
+    return Stats(
+        version=str(system["comfyui_version"]),
+        device=str(device.get("type", "")),
+        torch_bytes=device.get("torch_vram_total"),
+        ram_free_bytes=system.get("ram_free"),
+    )
 
 
 def _refusal(status: int, answer: bytes) -> str:

@@ -18,8 +18,10 @@ As a process of its own, which can be killed and measured::
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -79,6 +81,7 @@ class FakeComfyUI:
         model_bytes: int = 64 * 2**20,
         work_bytes: int = 32 * 2**20,
         fail: str = "",
+        previews: bool = False,
         device: str = "cuda",
         folder: Path | None = None,
     ) -> None:
@@ -87,8 +90,11 @@ class FakeComfyUI:
         self.folder = folder or Path(self._own_folder.name if self._own_folder else "")
         self.device = device
         self.sockets = Sockets()
-        manner = Manner(work_s=work_s, model_bytes=model_bytes, work_bytes=work_bytes, fail=fail)
-        self.executor = Executor(manner, self.folder, self.sockets.send)
+        self.connections: set[socket.socket] = set()
+        manner = Manner(
+            work_s=work_s, model_bytes=model_bytes, work_bytes=work_bytes, fail=fail, previews=previews
+        )
+        self.executor = Executor(manner, self.folder, self.sockets.send, self.sockets.preview)
         self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"fake": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -109,6 +115,9 @@ class FakeComfyUI:
         """Nothing answers any more, from one moment to the next."""
         self._server.shutdown()
         self._server.server_close()
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def stats(self) -> dict[str, Any]:
         """As ``/system_stats``."""
@@ -142,9 +151,24 @@ class _Handler(BaseHTTPRequestHandler):
     fake: FakeComfyUI
     protocol_version = "HTTP/1.1"
 
+    def setup(self) -> None:
+        super().setup()
+        self.fake.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.fake.connections.discard(self.connection)
+        with contextlib.suppress(OSError):
+            super().finish()
+
+    def handle(self) -> None:
+        with contextlib.suppress(OSError):
+            super().handle()
+
     def do_GET(self) -> None:
         path, query = self._path()
         executor = self.fake.executor
+        if self._foreign():
+            return
         if path == "/ws":
             self._socket(query)
         elif path == "/prompt":
@@ -170,9 +194,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         path, _ = self._path()
+        if path == "/upload/image":
+            return self._upload()
         body = self._body()
         self.fake.requests.append(("POST", path, body))
         executor = self.fake.executor
+        if self._foreign():
+            return
         if path == "/prompt":
             self._prompt(body)
         elif path == "/queue":
@@ -192,6 +220,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"")
         else:
             self._send(404, b"404: Not Found")
+
+    def _foreign(self) -> bool:
+        """Its guard against other pages: a request to loopback whose Origin is not its Host gets 403."""
+        origin = urlsplit(self.headers.get("Origin", "")).netloc
+        if not origin or origin == self.headers.get("Host"):
+            return False
+        self._send(403, b"")
+        return True
+
+    def _upload(self) -> None:
+        """The file of a multipart form, as it comes: its length is all that this fake knows of it."""
+        count = len(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+        self.fake.requests.append(("POST", "/upload/image", count))
+        self._answer({"name": "upload.png", "subfolder": "", "type": "input"})
 
     def _prompt(self, body: dict[str, Any]) -> None:
         if "prompt" not in body:

@@ -26,12 +26,13 @@ Send = Callable[[str, dict[str, Any], str | None], None]
 @dataclass(frozen=True)
 class Manner:
     """How it works: seconds of one sampler or decoder, bytes of its models and of the work on top, and
-    ``fail``: "" for well, else what a sampler's exception says."""
+    ``fail``: "" for well, else what a sampler's exception says. ``previews``: a picture after each step."""
 
     work_s: float = 1.0
     model_bytes: int = 64 * 2**20
     work_bytes: int = 32 * 2**20
     fail: str = ""
+    previews: bool = False
 
 
 @dataclass(order=True)
@@ -57,7 +58,9 @@ class Prompt:
 class Executor:
     """Runs prompts in a thread of its own from :meth:`start` to :meth:`stop`."""
 
-    def __init__(self, manner: Manner, folder: Path, send: Send) -> None:
+    def __init__(
+        self, manner: Manner, folder: Path, send: Send, preview: Callable[[bytes, str | None], None]
+    ) -> None:
         self.manner = manner
         self.folder = folder  # «output» and «temp» are below it
         self.history: dict[str, dict[str, Any]] = {}
@@ -65,7 +68,7 @@ class Executor:
         self.waiting: list[Prompt] = []
         self.held_bytes = 0
         self.interrupted: set[str] = set()
-        self._send = send
+        self._send, self._preview = send, preview
         self._number = 0
         self._free: dict[str, bool] = {}
         self._cache: dict[str, str] = {}  # node id → signature
@@ -214,6 +217,8 @@ class Executor:
                 raise Interrupted
             data = {"value": value, "max": steps, "prompt_id": prompt.prompt_id, "node": node_id}
             self._send("progress", data, prompt.client)
+            if self.manner.previews:
+                self._preview(png(), prompt.client)
 
         steps = int(node.get("inputs", {}).get("steps", 4))
         if work == "load":
