@@ -33,10 +33,10 @@ Rows = dict[str, msgspec.Raw]
 def tag_rows(
     tags: Sequence[msgspec.Raw],
     roles: Mapping[str, Offer | None],
-    offers: Iterable[Offer],
+    others: Iterable[tuple[str, Offer]],
     tag_of: Callable[[Offer], Entry],
 ) -> Rows:
-    """``/api/tags``: the roles first, then Ollama's own, then what only the gateway has."""
+    """``/api/tags``: the roles first, then Ollama's own, then the names that only the gateway has."""
     own = {_names.decode(raw).name: raw for raw in tags}
     rows: Rows = {}
     for role, offer in roles.items():
@@ -45,10 +45,10 @@ def tag_rows(
     for name, raw in own.items():
         rows.setdefault(name, raw)
     known = {name.casefold() for name in rows} | {name.removesuffix(":latest").casefold() for name in rows}
-    for offer in offers:
-        if offer.backend in {"ollama", "llama-server"} and offer.name.casefold() not in known:
-            known.add(offer.name.casefold())
-            rows[offer.name] = _renamed(_entry_of(offer, own, tag_of), offer.name)
+    for name, offer in others:
+        if offer.backend in {"ollama", "llama-server"} and name.casefold() not in known:
+            known.add(name.casefold())
+            rows[name] = _renamed(_entry_of(offer, own, tag_of), name)
     return rows
 
 

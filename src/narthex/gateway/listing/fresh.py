@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 NEW_S = 1.0  # younger than that, it is taken as it is
 OLD_S = 5.0  # older than that, the new one is waited for, if it comes at once
 MOMENT_S = 0.25  # how long «at once» is; an Ollama that is well answers a list in a few milliseconds
-LIMIT_S = 3.0  # a look that takes longer has failed
 
 
 class Fresh:
@@ -16,7 +15,7 @@ class Fresh:
     after it get what was known last at once, until a look succeeds again."""
 
     def __init__(self, look: Callable[[], Awaitable[bool]]) -> None:
-        """``look`` takes what is there now, and says whether it was told."""
+        """``look`` takes what is there now, says whether it was told, and ends by itself."""
         self._look = look
         self._at: float | None = None  # of the last good look
         self._task: asyncio.Task[None] | None = None
@@ -53,10 +52,5 @@ class Fresh:
         return self._task
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            told = await asyncio.wait_for(self._look(), LIMIT_S)
-        except TimeoutError:
-            return
-        if told:
-            self._at, self._patient = loop.time(), True
+        if await self._look():
+            self._at, self._patient = asyncio.get_running_loop().time(), True

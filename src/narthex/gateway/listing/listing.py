@@ -4,7 +4,7 @@ hanging Ollama, or one that is down delays nothing here."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 from urllib.parse import quote, unquote
 
@@ -71,8 +71,16 @@ class Listing:
     def tags(self) -> entries.Rows:
         """Every name that can be asked, with its element of ``/api/tags``."""
         return entries.tag_rows(
-            self._shelf.tags(), self._roles.roles(), self._shelf.offers(), self._describe.tag_of
+            self._shelf.tags(), self._roles.roles(), list(self._others()), self._describe.tag_of
         )
+
+    def _others(self) -> Iterator[tuple[str, Offer]]:
+        """What is offered, and its further names; a file's path leads to it, too, and is not shown."""
+        yield from ((offer.name, offer) for offer in self._shelf.offers())
+        for name in self._shelf.names():
+            offer = self._shelf.named(name)
+            if offer is not None and not name.endswith(".gguf"):
+                yield name, offer
 
     async def _look(self) -> bool:
         """What is there now, into the caches; whether everybody told."""

@@ -31,6 +31,10 @@ class Shelf(Protocol):
         """Everything that may be asked."""
         ...
 
+    def names(self) -> tuple[str, ...]:
+        """What can be asked for, in every spelling that is shown."""
+        ...
+
     def named(self, name: str) -> Offer | None:
         """One by its name, in any of its spellings."""
         ...

@@ -55,12 +55,27 @@ class RequestRecord(_Line, frozen=True, kw_only=True, omit_defaults=True, tag="r
         return max(0.0, self.total_s - self.waited_s)
 
 
+class TenantFigures(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the scheduler was told of a model: see ``Tenant``."""
+
+    key: str
+    name: str = ""
+    need: int | None = None  # bytes
+    slots: int | None = None
+    twin: str = ""
+    elastic: bool = False
+    keep_alive_s: float | None = None  # None: the gateway's
+    pinned: bool = False
+
+
 class StartRecord(_Line, frozen=True, kw_only=True, omit_defaults=True, tag="start"):
     """The gateway began, or read its policy again: the card and the rules that the lines below it had."""
 
     total: int | None = None  # bytes that it may give away
     reserve: int = 0
     settings: dict[str, float | int | str | bool | None] = {}  # of [gateway], as far as they steer
+    tenants: tuple[TenantFigures, ...] = ()  # what there was to load
+    resident: tuple[str, ...] = ()  # keys of what was loaded already
 
 
 class LoadRecord(_Line, frozen=True, kw_only=True, omit_defaults=True, tag="load"):
@@ -86,6 +101,7 @@ class UnloadRecord(_Line, frozen=True, kw_only=True, omit_defaults=True, tag="un
     name: str
     why: str = ""
     client: str = ""  # whose request caused it; "" where it was idle
+    seconds: float | None = None  # until the memory was free
 
 
 Line = RequestRecord | StartRecord | LoadRecord | UnloadRecord
