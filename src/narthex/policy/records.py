@@ -137,8 +137,8 @@ class GatewayPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 class RolePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Which model does what. A line `NAME = "model"` or `NAME = ["model", "fallback"]` in [roles], or a table
-    of its own. Clients of `narthex serve` ask for NAME as for any model. quality, fast, stable, code and embed
-    are the usual names; any other of letters, digits, «-», «_» and «.» is your own."""
+    of its own. Clients of `narthex serve` ask for NAME as for any model; quality, fast, stable, code, embed
+    are usual; any other name of letters, digits, «-», «_» and «.» is your own."""
 
     name: str = ""
     model: Annotated[str | None, kinds.MODEL, "A model, a model file, or the name of a profile."] = None

@@ -85,6 +85,7 @@ FEATURES: dict[str, Feature] = {
     "show_tensors": Feature(Version(0, 6, 1)),  # tensors in /api/show
     "capabilities": Feature(Version(0, 6, 4)),  # capabilities in /api/show
     "flash_auto": Feature(Version(0, 12, 11)),  # flash attention where it works, unless told otherwise
+    "truncate": Feature(Version(0, 12, 6)),  # a request may say that its prompt is not to be cut
     "vram_tiers": Feature(Version(0, 15, 5)),  # the default context depends on the video memory
     "automatic_batch": Feature(Version(0, 30, 0)),  # num_batch follows the context
     "fit": Feature(Version(0, 30, 0)),  # llama-server places the layers; LLAMA_ARG_* reach it

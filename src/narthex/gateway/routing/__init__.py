@@ -1,0 +1,1 @@
+"""Which offer answers a request: what there is, what it needs, and what the policy says of it."""
