@@ -15,14 +15,13 @@ from pathlib import Path
 from narthex.engines._base import Watch
 from narthex.errors import TenantError
 from narthex.host.gpu import read_gpus
-from narthex.host.listeners import listener_pid, own_address
-from narthex.host.processes import family
 from narthex.tenants._base import Peak, Work
 from narthex.tenants.comfyui_api import URL, ComfyApi, ComfyError
 from narthex.tenants.comfyui_graph import Graph, fresh, newest_workflow, read_workflow
 from narthex.tenants.comfyui_job import POLL_S, ComfyJob
+from narthex.tenants.comfyui_processes import ComfyProcesses
 from narthex.tenants.jobs import Jobs
-from narthex.tenants.vram import VramWatch, held_now, on_cards
+from narthex.tenants.vram import VramWatch
 from narthex.units import format_size, sentence
 
 _GREEDY = 0.8  # of the cards together
@@ -45,7 +44,7 @@ class ComfyTenant:
         self.name = name
         self._api = ComfyApi(url or URL)
         self._workflow = workflow
-        self._process = process
+        self._processes = ComfyProcesses(self._api.host, self._api.port, process)
 
     def describe(self) -> str:
         """Version, address and workflow."""
@@ -62,15 +61,13 @@ class ComfyTenant:
 
     def held_bytes(self) -> int | None:
         """By its processes; without NVML by its own figures."""
-        pids = self._pids(self._listener())
-        held = held_now(pids) if pids else None
+        held = self._processes.held_bytes()
         return held if held is not None else self._own_figure()
 
     def measure(self, watch: Watch) -> Peak:
         """One job. Without NVML, or where its process can't be seen, ComfyUI's own figures count."""
         own: list[int] = []
-        listener = self._listener()
-        with VramWatch(lambda: self._pids(listener)) as vram:
+        with VramWatch(self._processes.pids) as vram:
             job = self._begin()
             try:
                 while (end := job.poll()) is None:
@@ -119,18 +116,6 @@ class ComfyTenant:
                 hint=f'Run one in {self._api.url}, or set workflow = "FILE.json" in [beside.{self.name}].',
             )
         return graph
-
-    def _listener(self) -> int | None:
-        """The process that listens on its port of this machine; None where that can't be seen."""
-        here = own_address(self._api.host, self._api.port)
-        return listener_pid(self._api.port, here) if here is not None else None
-
-    def _pids(self, listener: int | None) -> frozenset[int]:
-        """Its processes: who listens and its children, where those are on a card, else by name."""
-        found = family(listener) if listener is not None else frozenset()
-        if self._process is None and held_now(found):
-            return found
-        return found | on_cards(named=self._process, mentions=None if self._process else "comfyui")
 
     def _own_figure(self) -> int | None:
         with suppress(ComfyError):
