@@ -173,6 +173,10 @@ class OllamaHand:
                 await self.api.version()
             except ApiError as down:
                 return self._refusal(down)
+        pid = self._runners.get(offer.key)
+        if status is None and pid is not None and not runs(pid):
+            # Ollama itself notices with the next request only, so its log says nothing yet.
+            status, text = 500, f"llama runner process no longer running: process {pid} is gone ({text})"
         error = ApiError(text, status=status)
         trouble = await self._trouble(offer, error, self._since.get(offer.key), loaded=True)
         trouble.lasting = False  # of a request; only a load that failed is remembered

@@ -67,10 +67,9 @@ class Scheduler:
     async def close(self) -> None:
         """End every runner at once."""
         self.recovery_s = 0.0
-        if self._worker is not None:
-            self._worker.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._worker
+        while self._worker is not None and not self._worker.done():
+            self._worker.cancel()  # again: one that ends a load in this moment takes it for that load's
+            await asyncio.wait({self._worker}, timeout=_POLL_S)
         await asyncio.gather(*(runner.stop() for runner in self.loaded.values()), *self._ending)
         self.loaded.clear()
 
