@@ -147,6 +147,11 @@ class LlamaHand:
         """The process of each server that lives, for what NVML says of it."""
         return {key: frozenset({up.server.pid}) for key, up in self._up.items() if up.server.alive()}
 
+    def told(self) -> dict[str, int]:
+        """What each server that lives held when it was last looked at."""
+        there = ((key, up) for key, up in self._up.items() if up.server.alive())
+        return {key: up.held for key, up in there if up.held is not None}
+
     async def explain(self, offer: Offer, words: str, status: int | None) -> Trouble:
         """Why a request failed, or the server ended. A process that died is told by its own last lines."""
         trouble = await self._explained(offer, words, status)

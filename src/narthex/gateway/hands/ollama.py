@@ -89,6 +89,7 @@ class OllamaHand:
         self._since: dict[str, _Since] = {}
         self._blobs: dict[str, str | None] = {}  # by what was asked for: digest of the GGUF file
         self._foreign: dict[str, Offer] = {}
+        self._held: dict[str, int] = {}  # by the key: what was last told
         self._loads: dict[str, _Load] = {}
 
     @property
@@ -125,6 +126,7 @@ class OllamaHand:
             load.task.cancel()
             await asyncio.wait({load.task})
         mine, pid = self._ours.pop(offer.key, None), self._runners.pop(offer.key, None)
+        self._held.pop(offer.key, None)
         memory = await asyncio.to_thread(_memory, pid) if pid is not None else None
         try:
             await self._let_go(offer, mine.name if mine is not None else offer.model)
@@ -159,11 +161,16 @@ class OllamaHand:
                 foreign[key] = foreign_offer(resident, self._offers.values())
             rows.append(seen(key, resident, pid=pid, here=self.here))
         self._foreign = foreign
+        self._held = {row.key: row.held for row in rows if row.held is not None}
         return tuple(rows)
 
     def pids(self) -> dict[str, frozenset[int]]:
         """The runners that can be seen, by their offer, for what NVML says of them."""
         return {key: frozenset({pid}) for key, pid in self._runners.items() if runs(pid)}
+
+    def told(self) -> dict[str, int]:
+        """What each resident held when it was last looked at or loaded."""
+        return dict(self._held)
 
     async def explain(self, offer: Offer, words: str, status: int | None) -> Trouble:
         """Why a request failed: by Ollama's words, its log since the load, and whether it still answers."""
@@ -217,7 +224,9 @@ class OllamaHand:
         if pid is not None:
             self._runners[offer.key] = pid
         self._since[offer.key] = await self._now()
-        return await asyncio.to_thread(held, resident, pid=pid, here=self.here)
+        size = await asyncio.to_thread(held, resident, pid=pid, here=self.here)
+        self._held |= {offer.key: size} if size is not None else {}
+        return size
 
     async def _preloaded(self, offer: Offer, load: _Load, blob: str | None) -> None:
         """Returns once Ollama says that it is loaded. Raises ApiError, and Trouble for a load that stands
