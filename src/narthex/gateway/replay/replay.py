@@ -11,8 +11,9 @@ import msgspec
 from narthex.gateway.replay.course import Course, happened
 from narthex.gateway.replay.learning import UNLOAD_S, Learnt
 from narthex.gateway.replay.reading import read_log
-from narthex.gateway.replay.settings import changed, of_log, steering
+from narthex.gateway.replay.settings import changed, of_log
 from narthex.gateway.replay.simulating import Simulation
+from narthex.gateway.watch.starting import steering
 from narthex.units import format_count
 
 

@@ -10,26 +10,8 @@ import msgspec
 
 from narthex.errors import UsageError
 from narthex.gateway.replay.reading import Log
+from narthex.gateway.watch.starting import STEERING
 from narthex.policy.records import GatewayPolicy, keys_of
-
-STEERING = (
-    "starvation",
-    "residency",
-    "keep_alive",
-    "prefer_resident",
-    "restore",
-    "queue",
-    "wait",
-    "remember",
-    "vram",
-    "background",
-)
-"""Keys of [gateway] that steer who gets the card when."""
-
-
-def steering(policy: GatewayPolicy) -> dict[str, Any]:
-    """What the log's first line keeps of a policy."""
-    return {name: getattr(policy, name) for name in STEERING}
 
 
 def of_log(log: Log) -> GatewayPolicy:
