@@ -26,6 +26,10 @@ class Fresh:
         """Seconds since the last good look; None where there was none."""
         return None if self._at is None else asyncio.get_running_loop().time() - self._at
 
+    def doubt(self) -> None:
+        """Something was loaded or unloaded: what is known is old now."""
+        self._at = None
+
     async def please(self) -> None:
         """Come back at once where what is known is young, else after a moment at most."""
         age = self.age_s

@@ -17,6 +17,10 @@ class _Ps(msgspec.Struct):
     models: tuple[msgspec.Raw, ...] | None = None
 
 
+class _Named(msgspec.Struct):
+    name: str
+
+
 class _Version(msgspec.Struct):
     version: str = ""
 
@@ -35,7 +39,10 @@ class OllamaView:
         """What is loaded there and which version it is; whether it told."""
         try:
             ps, version = await asyncio.gather(self._get("/api/ps"), self._get("/api/version"))
-            self.ps = msgspec.json.decode(ps, type=_Ps).models or ()
+            rows = msgspec.json.decode(ps, type=_Ps).models or ()
+            for row in rows:
+                msgspec.json.decode(row, type=_Named)  # whatever else answers there is no list of models
+            self.ps = rows
             self.version = msgspec.json.decode(version, type=_Version).version
             self.answers = True
         except (TimeoutError, OSError, aiohttp.ClientError, msgspec.MsgspecError):
