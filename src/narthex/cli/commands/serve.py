@@ -1,0 +1,68 @@
+"""``narthex serve``: the gateway before the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from narthex.cli.options import ollama_option
+from narthex.errors import UsageError
+
+
+@click.command()
+@click.option("--listen", metavar="HOST:PORT", help="Where to listen.  [default: 127.0.0.1:11435]")
+@ollama_option
+@click.option("--no-ollama", is_flag=True, help="Serve with llama-server alone.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The policy.  [default: narthex.toml here or in ~/.config/narthex]",
+)
+@click.option("--engine-path", metavar="PATH", help="The llama-server to start.  [default: found]")
+@click.option(
+    "--engine-arg", "engine_args", multiple=True, metavar="WORD", help="Given to every llama-server."
+)
+@click.option("--vram", metavar="SIZE", help="VRAM that may be given away.  [default: the card's]")
+@click.option(
+    "--container", is_flag=True, help="Inside a container whose port is published on loopback only."
+)
+@click.option("--log-json", is_flag=True, help="Log as JSON, one object a line.")
+def command(
+    listen: str | None,
+    ollama: str | None,
+    no_ollama: bool,
+    config: Path | None,
+    engine_path: str | None,
+    engine_args: tuple[str, ...],
+    vram: str | None,
+    container: bool,
+    log_json: bool,
+) -> None:
+    """Serve the Ollama and the OpenAI API, before an Ollama and llama-server.
+
+    Roles of narthex.toml are models there, beside the real names. What fits the card is loaded side by side,
+    what does not waits its turn; a failure is answered with its cause. SIGHUP reads narthex.toml again.
+    """
+    if no_ollama and ollama:
+        raise UsageError("--ollama and --no-ollama exclude each other.", hint="Give one of them.")
+    if config is not None:
+        import os
+
+        os.environ["NARTHEX_CONFIG"] = str(config)  # settings read the same file
+    from narthex.gateway.server import Setup, serve
+    from narthex.units import parse_size
+
+    setup = Setup(
+        config=config,
+        listen=listen,
+        ollama=ollama,
+        only_llama=no_ollama,
+        engine_path=engine_path,
+        engine_args=engine_args,
+        vram=parse_size(vram) if vram else None,
+        container=container,
+        log_json=log_json,
+    )
+    serve(setup, lambda text: click.echo(f"narthex: {text}", err=True))

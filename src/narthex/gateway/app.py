@@ -1,0 +1,253 @@
+"""``Gateway``: one request after the other, from the door to the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import web
+
+from narthex.gateway.ask import Api, Ask
+from narthex.gateway.asking import edited, read_ask
+from narthex.gateway.conductor import Conductor, Granted
+from narthex.gateway.door.door import Door, read_body
+from narthex.gateway.framing import refusal
+from narthex.gateway.lease import StudyLease
+from narthex.gateway.offer import Offer
+from narthex.gateway.relay.relay import Relay
+from narthex.gateway.routing.router import Route, Router
+from narthex.gateway.telling import Telling
+from narthex.gateway.translate import translation_for
+from narthex.gateway.trouble import Trouble
+from narthex.gateway.turn import Turn
+from narthex.policy.records import GatewayPolicy
+
+Handler = Callable[[web.BaseRequest, str, str], Awaitable[web.StreamResponse]]
+"""Takes the request, the name of its client's key, and the request's id."""
+ASKS = (
+    "/api/chat",
+    "/api/generate",
+    "/api/embed",
+    "/api/embeddings",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+)
+_TOO_LONG = "context_too_large"
+
+
+class Gateway:
+    """The handler of the server. Its parts are made and started by :mod:`narthex.gateway.server`."""
+
+    def __init__(
+        self,
+        policy: GatewayPolicy,
+        *,
+        door: Door,
+        router: Router,
+        conductor: Conductor,
+        relay: Relay,
+        telling: Telling,
+        lease: StudyLease[Granted],
+    ) -> None:
+        self.policy, self.door, self.router = policy, door, router
+        self.conductor, self.relay, self.telling = conductor, relay, telling
+        self.lease = lease
+        self.under_way = 0
+        self._run, self._numbers = secrets.token_hex(3), itertools.count(1)
+        self._loop = asyncio.get_running_loop()
+        self._routes: dict[tuple[str, str], Handler] = {("POST", path): self._ask for path in ASKS}
+        self._below: list[tuple[str, str, Handler]] = []
+
+    def add_routes(self, routes: Mapping[tuple[str, str], Handler]) -> None:
+        """More routes, by method and path. Method «*» is any; a path that ends in «/» takes all below it."""
+        for (method, path), handler in routes.items():
+            if path.endswith("/") and path != "/":
+                self._below.append((method, path, handler))
+            else:
+                self._routes[method, path] = handler
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Every request comes here."""
+        number = f"{self._run}-{next(self._numbers)}"
+        path = request.rel_url.raw_path
+        self.under_way += 1
+        try:
+            client = self.door.check(request)
+            handler = self._routes.get((request.method, path)) or self._other(request.method, path)
+            return await handler(request, client, number)
+        except Trouble as trouble:
+            return refused(trouble, path, number)
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception as error:
+            self.telling.fault(number, error)
+            return refused(_fault(error), path, number)
+        finally:
+            self.under_way -= 1
+
+    def _other(self, method: str, path: str) -> Handler:
+        """Raises Trouble 404 or 405."""
+        for verb, prefix, handler in self._below:
+            if path.startswith(prefix) and verb in (method, "*"):
+                return handler
+        known = [verb for verb, known in self._routes if known == path]
+        if known:
+            words = f"{path} takes {' or '.join(sorted(known))}, not {method[:16]}."
+            raise Trouble(405, "wrong_method", words)
+        raise Trouble(
+            404, "unknown_path", "There is nothing at this path.", remedy="GET /readyz tells what is served."
+        )
+
+    # requests for a model
+
+    async def _ask(self, request: web.BaseRequest, client: str, number: str) -> web.StreamResponse:
+        received = self._loop.time()
+        body = await read_body(request, self.policy.body)
+        ask = read_ask(
+            request.rel_url.raw_path,
+            request.headers,
+            body,
+            request_id=number,
+            client=client,
+            now=received,
+            task_header=self.policy.task_header,
+        )
+        turn = Turn(ask)
+        try:
+            if ask.empty:
+                return await self._load_only(ask, turn)
+            return await self._answer(request, ask, turn)
+        except Trouble as trouble:
+            turn.status, turn.cause = trouble.status, trouble.cause
+            raise
+        except (asyncio.CancelledError, ConnectionError):
+            turn.status, turn.cause = 499, "client_left"
+            raise
+        finally:
+            self.telling.asked(turn.record(self._loop.time() - received))
+
+    async def _answer(self, request: web.BaseRequest, ask: Ask, turn: Turn) -> web.StreamResponse:
+        """On the route's first choice that can be had; once more on a larger one where the engine says that
+        the prompt is too long."""
+        route = self.router.route(ask)
+        try:
+            return await self._on(route, request, ask, turn)
+        except Trouble as trouble:
+            needed = trouble.figures.get("n_prompt_tokens") if trouble.cause == _TOO_LONG else None
+            larger = self.router.larger(ask, route, int(needed)) if needed else None
+            if larger is None:
+                raise
+            return await self._on(larger, request, ask, turn)
+
+    async def _on(self, route: Route, request: web.BaseRequest, ask: Ask, turn: Turn) -> web.StreamResponse:
+        turn.route = route
+        self.lease.check(route.wait_s)
+        granted = await self.conductor.acquire(
+            [offer.key for offer in route.choices],
+            rank=ask.rank,
+            client=ask.client,
+            wait_s=route.wait_s,
+            hold_s=route.hold_s,
+        )
+        turn.granted = granted
+        pinned = route.keep_alive_s < 0 and ask.keep_alive is not None
+        self.conductor.keep(granted.offer_key, route.keep_alive_s, pinned=pinned)
+        try:
+            offer, hand = self.conductor.offer(granted.offer_key), self.conductor.hand(granted.offer_key)
+            turn.offer = offer
+            upstream = hand.upstream(offer)
+            translation = translation_for(ask, offer, upstream, keep_alive_s=route.keep_alive_s)
+            body = (
+                translation.body
+                if translation
+                else edited(ask, offer, upstream, keep_alive_s=route.keep_alive_s)
+            )
+
+            async def explain(words: str, status: int | None) -> Trouble:
+                if status is None:
+                    self.conductor.doubt()
+                return await hand.explain(offer, words, status)
+
+            turn.tapped = await self.relay.relay(
+                request,
+                ask,
+                upstream,
+                body,
+                headers=_headers(ask.id, route, offer, granted),
+                translation=translation,
+                explain=explain,
+            )
+            turn.status = turn.tapped.status
+            return turn.tapped.response
+        finally:
+            self.conductor.release(granted)
+
+    async def _load_only(self, ask: Ask, turn: Turn) -> web.StreamResponse:
+        """Ollama's request without a prompt: load, or with a keep_alive of 0 unload."""
+        route = self.router.route(ask)
+        turn.route = route
+        reason = "load"
+        if ask.keep_alive in (0, "0", "0s", "0m"):
+            reason = "unload"
+            present = {row.key for row in self.conductor.snapshot().holdings}
+            for offer in route.choices[:1]:
+                if offer.key in present:
+                    self.conductor.let_go(offer.key, "a client asked for it")
+        else:
+            granted = await self.conductor.acquire(
+                [offer.key for offer in route.choices], rank=ask.rank, client=ask.client, wait_s=route.wait_s
+            )
+            turn.granted, turn.offer = granted, self.conductor.offer(granted.offer_key)
+            self.conductor.release(granted)
+        turn.status = 200
+        answer = {
+            "model": ask.model,
+            "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            **({"message": {"role": "assistant", "content": ""}} if ask.kind == "chat" else {"response": ""}),
+            "done": True,
+            "done_reason": reason,
+        }
+        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+
+
+def refused(trouble: Trouble, path: str, number: str) -> web.Response:
+    """A trouble as the answer, in the dialect of the path."""
+    api: Api = "openai" if path.startswith("/v1/") else "ollama"
+    status, headers, body = refusal(trouble, api, number)
+    return web.Response(status=status, headers=headers, body=body)
+
+
+def _fault(error: Exception) -> Trouble:
+    return Trouble(
+        500,
+        "gateway_fault",
+        f"narthex itself failed at this request ({type(error).__name__}).",
+        remedy="Its log has the details under the request's id; please report it.",
+    )
+
+
+def _headers(number: str, route: Route, offer: Offer, granted: Granted) -> dict[str, str]:
+    found = {
+        "X-Narthex-Request-Id": number,
+        "X-Narthex-Model": _plain(offer.name),
+        "X-Narthex-Waited-Ms": str(round(granted.waited_s * 1000)),
+    }
+    if offer.profile:
+        found["X-Narthex-Profile"] = _plain(offer.profile)
+    if route.role:
+        found["X-Narthex-Role"] = _plain(route.role)
+    if granted.instead or route.instead:
+        found["X-Narthex-Instead"] = _plain(granted.instead or route.instead)
+    return found
+
+
+def _plain(text: str) -> str:
+    """What a header can hold: other signs than ASCII's are percent-encoded."""
+    return quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[]^_`{|}~%") if not text.isascii() else text

@@ -1,0 +1,152 @@
+"""``Fleet``: what there is to be asked, with the hands that load it; it keeps the conductor's list true."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+
+from narthex.engines.ollama.logs import open_log
+from narthex.gateway.conductor import Conductor
+from narthex.gateway.hands._base import Hand
+from narthex.gateway.hands.llama import LlamaHand
+from narthex.gateway.hands.ollama import OllamaHand
+from narthex.gateway.offer import Offer
+from narthex.gateway.routing.catalogue import Catalogue
+from narthex.gateway.schedule.records import Tenant
+from narthex.gateway.trouble import Trouble
+from narthex.policy.records import Policy
+
+REFRESH_S = 5.0  # between two looks at what there is to be asked
+
+
+class Fleet:
+    """One gateway's offers."""
+
+    def __init__(self, policy: Policy, catalogue: Catalogue, llama: LlamaHand) -> None:
+        self.catalogue, self.llama = catalogue, llama
+        self.ollama: OllamaHand | None = None
+        self.conductor: Conductor | None = None
+        self._policy = policy
+        self._synced: tuple[int, object] = (-1, None)
+        self._task: asyncio.Task[None] | None = None
+
+    # the catalogue's face, for the listing
+
+    @property
+    def problem(self) -> Trouble | None:
+        """Why the list is not today's."""
+        return self.catalogue.problem
+
+    def offers(self) -> tuple[Offer, ...]:
+        """Everything that may be asked."""
+        return self.catalogue.offers()
+
+    def names(self) -> tuple[str, ...]:
+        """What can be asked for, as it is shown."""
+        return self.catalogue.names()
+
+    @property
+    def generation(self) -> int:
+        """Grows with every change of the list."""
+        return self.catalogue.generation
+
+    def named(self, name: str) -> Offer | None:
+        """One by its name."""
+        return self.catalogue.named(name)
+
+    def siblings(self, offer: Offer) -> tuple[Offer, ...]:
+        """The other settings of its model."""
+        return self.catalogue.siblings(offer)
+
+    def tags(self) -> tuple[msgspec.Raw, ...]:
+        """Ollama's own entries."""
+        return self.catalogue.tags()
+
+    async def refresh(self) -> None:
+        """Look again at what there is, and tell the conductor. Never raises."""
+        await self.catalogue.refresh()
+        await self._sync()
+
+    # its own
+
+    async def start(self, conductor: Conductor) -> None:
+        """The first look, and one now and then."""
+        self.conductor = conductor
+        await self.refresh()
+        self._task = asyncio.get_running_loop().create_task(self._watch())
+
+    async def close(self) -> None:
+        """No more looks; the conductor ends the hands."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    def change(self, policy: Policy) -> None:
+        """Another policy."""
+        self._policy = policy
+        self.catalogue.change(policy)
+        self._synced = (-1, None)
+
+    def pids(self) -> Mapping[str, frozenset[int]]:
+        """The processes that compute for each key, as far as they are known."""
+        found = dict(self.llama.pids())
+        if self.ollama is not None:
+            found |= self.ollama.pids()
+        return found
+
+    def roots(self) -> tuple[int, ...]:
+        """Processes whose children compute for us, as an Ollama on this machine."""
+        held = self.catalogue.held
+        return (held.server.pid,) if held is not None and held.server.pid is not None else ()
+
+    def keep_alive(self, offer: Offer) -> float:
+        """How long an idle offer stays: the longest of its roles', else the gateway's; negative: for ever."""
+        told = [
+            role.keep_alive
+            for role in self._policy.roles.values()
+            if role.keep_alive is not None and role.model and self.named(role.model) == offer
+        ]
+        if any(seconds < 0 for seconds in told):
+            return -1.0
+        return max(told, default=self._policy.gateway.keep_alive)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            await self.refresh()
+
+    async def _sync(self) -> None:
+        held = self.catalogue.held
+        server = held.server if held is not None else None
+        if self._synced == (self.catalogue.generation, server) or self.conductor is None:
+            return
+        if server is not None and (self.ollama is None or self._synced[1] != server):
+            log = await asyncio.to_thread(open_log, server)
+            old, self.ollama = (
+                self.ollama,
+                OllamaHand(server.url, server=server, stall_s=self._policy.gateway.stall, log=log),
+            )
+            if old is not None:
+                await old.close()
+        offers = self.catalogue.offers()
+        if self.ollama is not None:
+            self.ollama.know(offers)
+        for offer in offers:
+            hand: Hand | None = self.ollama if offer.backend == "ollama" else self.llama
+            if hand is not None:
+                self.conductor.add(tenant_of(offer, self.keep_alive(offer)), hand, offer)
+        self._synced = (self.catalogue.generation, server)
+
+
+def tenant_of(offer: Offer, keep_alive_s: float) -> Tenant:
+    """An offer as the scheduler sees it."""
+    return Tenant(
+        key=offer.key,
+        need=offer.need_bytes,
+        slots=offer.slots,
+        twin=offer.twin,
+        elastic=offer.elastic,
+        keep_alive_s=keep_alive_s,
+    )

@@ -1,0 +1,146 @@
+"""``serve``: the gateway as a process: its parts, its sockets, its signals, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import uvloop
+from aiohttp import web
+
+from narthex.errors import NarthexError, UsageError
+from narthex.gateway.building import Parts
+from narthex.policy import Policy, load_policy
+
+LISTEN = "127.0.0.1:11435"
+BACKLOG = 1024
+HEADER_BYTES = 16 << 10
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line says. None: as narthex.toml has it, or found."""
+
+    config: Path | None = None
+    listen: str | None = None
+    ollama: str | None = None
+    only_llama: bool = False  # no Ollama is looked for
+    engine_path: str | None = None
+    engine_args: tuple[str, ...] = ()
+    vram: int | None = None
+    container: bool = False
+    log_json: bool = False
+
+    def policy(self) -> Policy:
+        """The policy with what the command line says laid over it. Raises UsageError."""
+        policy = load_policy(self.config)
+        changes = {
+            name: value for name, value in (("listen", self.listen), ("vram", self.vram)) if value is not None
+        }
+        return msgspec.structs.replace(policy, gateway=msgspec.structs.replace(policy.gateway, **changes))
+
+
+def address(text: str) -> tuple[str, int]:
+    """Host and port of «127.0.0.1:11435» or «[::1]:11435». Raises UsageError."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or not 0 <= int(port) < 65536:
+        raise UsageError(f"«{text}» is no place to listen.", hint=f"Write HOST:PORT, as in {LISTEN}.")
+    return host, int(port)
+
+
+def serve(setup: Setup, say: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT. Raises NarthexError where it can't begin."""
+    policy = setup.policy()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(setup, policy, say))
+
+
+async def _serve(setup: Setup, policy: Policy, say: Callable[[str], None]) -> None:
+    host, port = address(policy.gateway.listen or LISTEN)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    parts = Parts(setup, policy, host=host, port=port)
+    server = web.Server(
+        parts.gateway.handle,
+        handler_cancellation=True,
+        access_log=None,
+        max_field_size=HEADER_BYTES,
+        auto_decompress=False,
+    )
+    runner = web.ServerRunner(server)
+    await runner.setup()
+    try:
+        port = await _listen(runner, host, port)
+        if parts.comfyui_listen:
+            await _listen_for_comfyui(parts)
+        await parts.start()
+        loop.add_signal_handler(signal.SIGHUP, _reloader(parts))
+        gc.freeze()  # what is there now stays: no later collection has to look at it
+        say(f"narthex serves at http://{_spoken(host)}:{port} ({parts.describe()}). Ctrl-C ends it.")
+        await stop.wait()
+        say(f"Ending: answers under way have {parts.gateway.policy.drain:g} s; again Ctrl-C ends at once.")
+        await _drain(runner, parts, stop)
+    finally:
+        await parts.close()
+        await runner.cleanup()
+
+
+async def _listen(runner: web.ServerRunner, host: str, port: int) -> int:
+    """The port that it really has. Raises UsageError."""
+    site = web.TCPSite(runner, host, port, backlog=BACKLOG)
+    try:
+        await site.start()
+    except OSError as error:
+        raise UsageError(
+            f"narthex can't listen at {_spoken(host)}:{port}: {error.strerror or error}.",
+            hint="Another program, or another narthex, may be there; give another port with --listen.",
+        ) from error
+    addresses = runner.addresses
+    return int(addresses[-1][1]) if addresses else port
+
+
+async def _listen_for_comfyui(parts: Parts) -> None:
+    host, port = address(parts.comfyui_listen or "")
+    server = web.Server(
+        parts.comfyui_handler, handler_cancellation=True, access_log=None, auto_decompress=False
+    )
+    own = web.ServerRunner(server)
+    await own.setup()
+    parts.also_close(own.cleanup)
+    await _listen(own, host, port)
+
+
+def _reloader(parts: Parts) -> Callable[[], None]:
+    def reload() -> None:
+        try:
+            parts.reload()
+        except NarthexError as error:
+            parts.telling.events.say("reload", f"The policy stays as it was: {error.message} {error.hint}")
+        else:
+            parts.telling.events.say("reload", "The policy was read again.")
+
+    return reload
+
+
+async def _drain(runner: web.ServerRunner, parts: Parts, stop: asyncio.Event) -> None:
+    """No new connections; answers under way come to their end, or to the end of patience."""
+    for site in list(runner.sites):
+        await site.stop()
+    stop.clear()
+    loop = asyncio.get_running_loop()
+    until = loop.time() + parts.gateway.policy.drain
+    parts.conductor.no_more()
+    while parts.gateway.under_way and loop.time() < until and not stop.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 0.05)
+
+
+def _spoken(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
