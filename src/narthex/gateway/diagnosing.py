@@ -131,7 +131,7 @@ _PASSING = frozenset(
         "runner_died",
     }
 )
-_LOOKS = ("nvidia-smi", "ps ", "journalctl", "free ", "dmesg", "ls ", "sudo dmesg")
+_LOOKS = ("nvidia-smi", "ps ", "journalctl", "free ", "dmesg", "ls ", "sudo dmesg", "ollama ps")
 
 
 async def diagnosed(
@@ -241,7 +241,7 @@ class _Case:
         return Trouble(
             status or _STATUS.get(cause, 503),
             cause,
-            f"«{self.model}»: {sentence(why)}{self._beside(why)}",
+            f"«{self.model}»: {self._with_figures(why)}",
             remedy=remedy,
             retry_after_s=_AGAIN_S.get(cause),
             lasting=cause not in _PASSING and status is None,
@@ -249,18 +249,18 @@ class _Case:
             evidence=quotes,
         )
 
-    def _beside(self, why: str) -> str:
-        """The figures that the sentence lacks."""
+    def _with_figures(self, why: str) -> str:
+        """The sentence, and in brackets the figures that it lacks."""
         parts = []
         if self.requested_bytes and format_size(self.requested_bytes) not in why:
             parts.append(f"{format_size(self.requested_bytes)} were asked for")
-        if self.free_bytes is not None and "free" not in why and self._is_memory(why):
+        if self.free_bytes is not None and "free" not in why and self._is_memory():
             parts.append(f"{format_size(self.free_bytes)} were free before")
-        if (asked := self._asked()) and self._is_memory(why):
+        if self._is_memory() and (asked := self._asked()):
             parts.append(f"its setting: {asked}")
-        return f" ({', '.join(parts)})" if parts else ""
+        return sentence(f"{why.rstrip('.')} ({'; '.join(parts)})" if parts else why)
 
-    def _is_memory(self, why: str) -> bool:
+    def _is_memory(self) -> bool:
         return self.requested_bytes is not None or (self.outcome is not None and self.outcome.is_memory)
 
     def _asked(self) -> str:
