@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from narthex import __version__
+from narthex.gateway.door.door import read_body
 from narthex.gateway.listing import entries
 from narthex.gateway.listing.fresh import Fresh
 from narthex.gateway.listing.ollama import OllamaView
@@ -61,6 +62,10 @@ class Listing:
         }
         routes = {(method, path): handler for path, handler in listed.items() for method in ("GET", "HEAD")}
         return {**routes, ("POST", "/api/show"): self._show}
+
+    def join(self, ollama: OllamaView) -> None:
+        """The Ollama that was found, or another in its place."""
+        self.ollama = self._shows.ollama = ollama
 
     async def close(self) -> None:
         """End what runs."""
@@ -132,8 +137,6 @@ class Listing:
         return _json(msgspec.json.encode(found))
 
     async def _show(self, request: web.BaseRequest, client: str, number: str) -> web.StreamResponse:
-        from narthex.gateway.door.door import read_body
-
         body = await read_body(request, BODY)
         await self.fresh.please()
         status, answer, offer = await self._shows.answer(body, self._roles.roles())

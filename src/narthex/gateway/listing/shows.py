@@ -24,7 +24,7 @@ class Shows:
     """One gateway's. A model's answer holds until its digest is another."""
 
     def __init__(self, shelf: Shelf, describe: Describer, ollama: OllamaView | None) -> None:
-        self._shelf, self._describe, self._ollama = shelf, describe, ollama
+        self._shelf, self._describe, self.ollama = shelf, describe, ollama
         self._kept: OrderedDict[tuple[str, bytes], bytes] = OrderedDict()
 
     async def answer(self, body: bytes, roles: Mapping[str, Offer | None]) -> tuple[int, bytes, Offer | None]:
@@ -40,9 +40,9 @@ class Shows:
                 remedy="`narthex route` tells why; its models stand in narthex.toml below [roles].",
             )
         if offer is not None and offer.backend == "llama-server":
-            verbose = fields.get("verbose", b"") == b"true"
+            verbose = bytes(fields.get("verbose", b"")) == b"true"
             return 200, msgspec.json.encode(self._describe.show_of(offer, verbose=verbose)), offer
-        if self._ollama is None:
+        if self.ollama is None:
             raise Trouble(
                 404,
                 "model_not_found",
@@ -54,14 +54,14 @@ class Shows:
         return status, answer, offer
 
     async def _of_ollama(self, fields: _Fields, model: str, digest: str) -> tuple[int, bytes]:
-        assert self._ollama is not None
+        assert self.ollama is not None
         rest = {key: value for key, value in fields.items() if key not in {"name", "model"}}
         body = msgspec.json.encode({"model": model, **rest})
         key = (digest, body)
         if digest and key in self._kept:
             self._kept.move_to_end(key)
             return 200, self._kept[key]
-        status, answer = await self._ollama.show(body)
+        status, answer = await self.ollama.show(body)
         if status == 200 and digest:
             self._keep(key, answer)
         return status, answer
