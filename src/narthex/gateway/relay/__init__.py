@@ -1,0 +1,1 @@
+"""Forwards one request to an engine, and its answer as bytes to the client."""
