@@ -30,6 +30,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     for name in ("DATA", "CACHE", "STATE"):
         monkeypatch.setenv(f"NARTHEX_{name}", str(tmp_path / "narthex" / name.lower()))
+    monkeypatch.setenv("NARTHEX_GATEWAY", "off")  # a developer's own gateway lends its card to no test
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("XDG_CONFIG_HOME", "OLLAMA_HOST"):
         monkeypatch.delenv(name, raising=False)

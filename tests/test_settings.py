@@ -98,12 +98,14 @@ def test_the_file_goes_before_the_default_and_after_the_environment(
     assert settings.resolve("soak").source == "environment"
 
 
-def test_every_key_of_the_table_can_be_set_in_the_file(file: Path) -> None:
+def test_every_key_of_the_table_can_be_set_in_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NARTHEX_GATEWAY")
     file.write_text(
         "[defaults]\nnum_ctx = 1\nnum_gpu = 0\nnum_batch = 2\n"
         '[policy]\nbackoff = ["gpu"]\ngrow = "off"\nreserve = 0\nsoak = 3\n'
         'allow_kv = ["q8_0"]\nrepeats = 4\n'
         '[ollama]\nhost = "h"\nlog = "file:x"\nwait = 5\n'
+        '[gateway]\nlisten = "127.0.0.1:1"\n'
     )
     for setting in settings.SETTINGS:
         if setting.toml:

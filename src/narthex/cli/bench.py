@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from narthex.cli.card_lease import Left, card_lease
 from narthex.studies.live import tenants_words
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from narthex.trials.runner import EngineRunner
     from narthex.trials.workload import Prompts
 
+ONE_TRIAL_S = 120.0  # about what a load and its turns take
 RESTART_FLAG = "--restart-container"
 
 
@@ -34,12 +36,15 @@ def bench(
     target: Target,
     *,
     say: Callable[[str], None],
+    who: str,
+    left: Left,
     prompts: Prompts | None = None,
     restart: bool | None = None,
     bare_as: str | None = None,
 ) -> Iterator[Bench]:
-    """A clean slate, a runner, and at the end what was there before.
+    """The card, a clean slate, a runner, and at the end what was there before.
 
+    A gateway of narthex' own gives the card to this command alone, ``who``; ``left`` tells it for how long.
     For llama-server there is nothing to clear: what others hold of the card is told. For Ollama its
     resident models are unloaded, and put back afterwards; ``restart`` allows its container or unit to be
     restarted where that does not free the card, or where a killed run left its own settings there; None where
@@ -48,6 +53,8 @@ def bench(
     with contextlib.ExitStack() as stack:
         if target.server is not None:
             _must_be_loadable(target)
+        stack.enter_context(card_lease(who, say=say, left=left))
+        if target.server is not None:
             from narthex.cli.target import retarget
             from narthex.engines.ollama.hand import hand_for
             from narthex.engines.ollama.slate import clean_slate

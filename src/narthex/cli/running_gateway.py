@@ -81,13 +81,18 @@ def _reachable(host: str) -> str:
     return "127.0.0.1" if anywhere else host
 
 
-def _key(policy: GatewayPolicy) -> dict[str, str]:
-    """The first key of the file, where one is asked for."""
+def first_key(policy: GatewayPolicy) -> str:
+    """The first key of the file, where one is asked for; "" where it can't be read."""
     if policy.keys is None:
-        return {}
+        return ""
     try:
         lines = Path(policy.keys).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        return {}
+        return ""
     rows = [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    return {"Authorization": f"Bearer {rows[0][1]}"} if rows and len(rows[0]) > 1 else {}
+    return rows[0][1] if rows and len(rows[0]) > 1 else ""
+
+
+def _key(policy: GatewayPolicy) -> dict[str, str]:
+    key = first_key(policy)
+    return {"Authorization": f"Bearer {key}"} if key else {}

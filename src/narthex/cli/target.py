@@ -102,8 +102,10 @@ def _equipped(
         from narthex.engines.llama_server import find_engine
 
         return Target(engine=find_engine(engine_path, tuple(engine_args)), **parts)
+    from narthex.cli.card_lease import must_be_no_gateway
     from narthex.engines.ollama.shown import check_generates
 
+    must_be_no_gateway(subject.server)
     check_generates(subject.server, subject.model.served_as)
     return Target(engine=ollama_engine(subject.server, host), **parts)
 

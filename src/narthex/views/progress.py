@@ -140,6 +140,11 @@ class Progress:
         """How long it still takes, as far as one can tell. None takes the figure away."""
         self._ends_at = None if seconds is None else time.monotonic() + seconds
 
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the end, as last said; None where nobody said."""
+        return None if self._ends_at is None else max(0.0, self._ends_at - time.monotonic())
+
     def note(self, text: str) -> None:
         """A remark that stays on the screen: a decision, a warning."""
         self._say(text)

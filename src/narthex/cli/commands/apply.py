@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 import msgspec
 
-from narthex.cli.bench import bench, translated
+from narthex.cli.bench import ONE_TRIAL_S, bench, translated
+from narthex.cli.card_lease import ending_in
 from narthex.cli.options import json_option, ollama_option, plain_option
 from narthex.errors import EngineError, ExitCode, ProfileError
 from narthex.outcomes import Outcome
@@ -200,7 +201,13 @@ def _prove(journal: Journal, job: _Job, progress: Progress) -> _Done:
     from narthex.units import format_duration
 
     knobs = job.profile.knobs
-    with bench(job.target, say=progress.note, bare_as=job.tuning.name) as ready:
+    with bench(
+        job.target,
+        say=progress.note,
+        who="narthex apply",
+        left=ending_in(ONE_TRIAL_S),
+        bare_as=job.tuning.name,
+    ) as ready:
         found = [_trial(journal, job, ready, progress)]
         slow = is_only_slower(job.profile, found[0]) and not job.differences
         if slow and not not_as_measured(knobs, found[0]):

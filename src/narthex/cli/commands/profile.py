@@ -155,7 +155,8 @@ def _unlisted(profile: Profile) -> str | None:
 
 
 def _verify(journal: Journal, profile: Profile, given: dict[str, Any]) -> Verification:
-    from narthex.cli.bench import bench
+    from narthex.cli.bench import ONE_TRIAL_S, bench
+    from narthex.cli.card_lease import ending_in
     from narthex.cli.target import find_profiled
     from narthex.profiles.verify import after_verify, judge, trial_for
     from narthex.trials.trial import TrialRecord
@@ -164,7 +165,10 @@ def _verify(journal: Journal, profile: Profile, given: dict[str, Any]) -> Verifi
     target = find_profiled(profile, engine_path=given["engine_path"], ollama=given["ollama"])
     title = f"{profile.name}: one trial of {profile.knobs.describe()}"
     progress = Progress(title, 1, plain=given["plain"])
-    with progress, bench(target, say=progress.note) as ready:
+    with (
+        progress,
+        bench(target, say=progress.note, who="narthex profile verify", left=ending_in(ONE_TRIAL_S)) as ready,
+    ):
         started = time.time()
         trial = trial_for(profile, target.engine, ready.host)
         observation = ready.runner.run(trial, progress.watch)

@@ -52,7 +52,8 @@ def command(profile: str, for_: str | None, as_json: bool, **given: Any) -> int:
 
 
 def _soak(profile: Profile, seconds: float, given: dict[str, Any]) -> SoakReport:
-    from narthex.cli.bench import bench
+    from narthex.cli.bench import ONE_TRIAL_S, bench
+    from narthex.cli.card_lease import ending_in
     from narthex.cli.target import find_profiled
     from narthex.policy import load_policy
     from narthex.profiles.drift import changes
@@ -66,7 +67,11 @@ def _soak(profile: Profile, seconds: float, given: dict[str, Any]) -> SoakReport
         tenant.must_be_ready()
     target = find_profiled(profile, engine_path=given["engine_path"], ollama=given["ollama"])
     title = f"{profile.name}: soak for {format_duration(seconds)}"
-    with Progress(title, plain=given["plain"]) as progress, bench(target, say=progress.note) as ready:
+    left = ending_in(ONE_TRIAL_S + seconds)
+    with (
+        Progress(title, plain=given["plain"]) as progress,
+        bench(target, say=progress.note, who="narthex soak", left=left) as ready,
+    ):
         trial = trial_for(profile, target.engine, ready.host)
         trial = msgspec.structs.replace(trial, purpose="soak")
         for change in changes(profile, target.engine, ready.host, target.inspection):

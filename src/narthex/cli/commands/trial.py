@@ -62,7 +62,8 @@ def command(
     It starts from the last trial of this model (or --from PROFILE, or the house defaults) and turns one
     knob. Exit code 0: it was measured; 1: it failed, and the line that proves it is shown.
     """
-    from narthex.cli.bench import bench, cores_of
+    from narthex.cli.bench import ONE_TRIAL_S, bench, cores_of
+    from narthex.cli.card_lease import ending_in
     from narthex.journal.journal import Journal
     from narthex.views.progress import Progress
 
@@ -79,7 +80,13 @@ def command(
         title = f"{target.inspection.name}: one trial of {knobs.describe()}"
         with (
             Progress(title, 1, plain=given["plain"]) as progress,
-            bench(target, say=progress.note, prompts=prompts) as ready,
+            bench(
+                target,
+                say=progress.note,
+                who="narthex trial",
+                left=ending_in(ONE_TRIAL_S),
+                prompts=prompts,
+            ) as ready,
         ):
             trial = Trial(
                 model=target.model,

@@ -280,7 +280,14 @@ def _live(model: str, given: dict[str, Any]) -> int:
         for note in _notes(target, name):
             screen.note(note)
         restart = given["restart_container"]
-        with bench(target, say=screen.note, prompts=prompts, restart=restart) as ready:
+        with bench(
+            target,
+            say=screen.note,
+            who="narthex tune",
+            left=lambda: screen.left_s,
+            prompts=prompts,
+            restart=restart,
+        ) as ready:
             check_question(question, ready.target.engine.limits)  # it may have the user's own settings by now
             tuning = Tuning(journal, question, screen, tenant, given["fresh"])
             result, under = study(tuning, ready), None

@@ -46,10 +46,15 @@ class Api:
 
     def version(self) -> str:
         """``0.33.0-rc2``."""
-        version = self._get("/api/version").get("version")
+        return self.about()[0]
+
+    def about(self) -> tuple[str, bool]:
+        """The version, and whether narthex' own gateway answers instead of an Ollama."""
+        found = self._get("/api/version")
+        version = found.get("version")
         if not isinstance(version, str):
             raise ApiError(UNREADABLE, status=200)
-        return version
+        return version, "narthex" in found
 
     def tags(self) -> tuple[Tag, ...]:
         """The stored models, newest first. It lists models whose weights are gone, too."""

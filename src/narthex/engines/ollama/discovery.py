@@ -92,7 +92,7 @@ def places(*, containers: bool = True) -> tuple[list[tuple[Address, str]], list[
 
 def look(address: Address, source: str) -> Server:
     """The server at that address, as it is now. Raises ApiError where none answers."""
-    version = Api(address.url, timeout_s=PROBE_S).version()
+    version, gateway = Api(address.url, timeout_s=PROBE_S).about()
     site = find_site(address)
     log, log_gap = log_of(site)
     server = Server(
@@ -100,6 +100,7 @@ def look(address: Address, source: str) -> Server:
         version=version,
         era=era_of(version).letter,
         source=source,
+        gateway=gateway,
         place=site.place,
         pid=site.pid,
         container=site.found.container if site.found else None,

@@ -117,6 +117,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     unit: str | None = None  # the systemd unit it belongs to: "ollama.service"
     store: str | None = None  # its models folder, where that can be read from here
     log: str = ""  # where it can be read: "docker:NAME", "journal:ollama.service", "file:PATH"; "" nowhere
+    gateway: bool = False  # narthex' own gateway answers, which stands before the engines
     memory_bytes: int | None = None  # main memory that its container or unit may use; None without a limit
     env: dict[str, str] = {}  # OLLAMA_* and LLAMA_ARG_* as far as known
     env_source: str = ""  # "log", "process", "container"; "" where unknown, so defaults are assumed

@@ -1,4 +1,4 @@
-"""``StudyHand``: a study as a tenant of the card. It loads what it measures by itself, so nothing is done here."""
+"""``StudyHand``: a study as a tenant of the card. It loads what it measures by itself."""
 
 from __future__ import annotations
 
