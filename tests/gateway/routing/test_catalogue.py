@@ -12,6 +12,7 @@ import pytest
 
 from narthex.cli.target import find_target
 from narthex.engines.ollama.api import Api
+from narthex.gateway.hands.ollama_residents import FOREIGN
 from narthex.gateway.offer import Offer
 from narthex.gateway.routing.catalogue import Catalogue
 from narthex.journal.journal import Journal
@@ -82,6 +83,7 @@ def test_models_without_a_profile_run_as_ollama_has_them(ollama: FakeOllama) -> 
     assert two.num_ctx == 1024
     assert one.twin == two.twin
     assert one.key != two.key
+    assert not one.key.startswith(FOREIGN)  # which is what an Ollama holds for others
     assert one.elastic
     assert one.need_source == "planned"
     assert one.need_bytes

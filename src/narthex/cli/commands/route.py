@@ -114,7 +114,7 @@ def as_data(answer: Answer) -> dict[str, Any]:
         "wait_s": route.wait_s,
         "choices": [_row(offer, now) for offer in route.choices],
         "card": {
-            "name": now.card or None,
+            "source": now.words,
             "total_bytes": now.room.total,
             "reserve_bytes": now.room.reserve,
             "others_bytes": now.room.others,
@@ -203,12 +203,11 @@ def _room(offer: Offer, now: Now) -> str:
 
 def _card_words(now: Now) -> list[str]:
     if now.room.total is None:
-        return ["No card is known here, so every load is left to the engine."]
-    name = f"{now.card}: " if now.card else "To be given away: "
+        return [f"The room is not known. {now.words}"]
     rest = [f"{format_size(now.room.reserve)} stay free"] if now.room.reserve else []
     rest += [f"other programs hold {format_size(now.room.others)}"] if now.room.others else []
     rest += [f"models hold {format_size(sum(now.held.values()))}"] if now.held else []
-    return [f"{name}{format_size(now.room.total)}" + "".join(f", {word}" for word in rest) + "."]
+    return [f"Room: {format_size(now.room.total)}" + "".join(f", {word}" for word in rest) + f". {now.words}"]
 
 
 def _outlook_words(seen: Outlook) -> list[str]:

@@ -218,7 +218,7 @@ def _digits(path: str) -> str:
 
 
 def _key(backend: str, model: str, version: str, setting: dict[str, Any], variant: str) -> str:
-    """Another key for whatever would be another load."""
+    """Another key for whatever would be another load. What an Ollama holds for others is «ollama:NAME»."""
     words = msgspec.json.encode((model, version, sorted(setting.items()), variant))
     name = model if backend == "ollama" else Path(model).name
-    return f"{backend}:{name}#{hashlib.sha256(words).hexdigest()[:8]}"
+    return f"{backend}/{name}#{hashlib.sha256(words).hexdigest()[:8]}"

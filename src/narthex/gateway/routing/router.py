@@ -39,8 +39,11 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 class Shelf(Protocol):
     """What the router asks of the catalogue."""
 
-    problem: Trouble | None
-    generation: int
+    @property
+    def problem(self) -> Trouble | None: ...
+
+    @property
+    def generation(self) -> int: ...
 
     def named(self, name: str) -> Offer | None: ...
 

@@ -12,12 +12,15 @@ import msgspec
 
 from narthex import settings
 from narthex.engines.ollama.api import Api
-from narthex.engines.ollama.records import ApiError, Resident
+from narthex.engines.ollama.records import ApiError, Resident, Server
 from narthex.gateway.ask import Rank
+from narthex.gateway.hands._held import has_card
+from narthex.gateway.hands.ollama_residents import held as held_bytes
+from narthex.gateway.hands.ollama_residents import key_of
+from narthex.gateway.hands.room import read_room, room_words
 from narthex.gateway.offer import Offer
 from narthex.gateway.routing.catalogue import Catalogue
 from narthex.gateway.schedule.records import Forecast, Room, Rules, Tenant
-from narthex.host.gpu import read_gpus
 from narthex.journal.journal import Journal
 from narthex.memory.overhead import DEFAULT_RESERVE
 from narthex.policy.names import same_model
@@ -32,7 +35,7 @@ _LATER = 86_400.0  # whatever stands there has stood long enough
 class Now(msgspec.Struct, frozen=True, kw_only=True):
     """The card and what is on it. ``held``: bytes by an offer's key; ``gaps``: what is not known."""
 
-    card: str = ""
+    words: str = ""  # where the room's figures come from
     room: Room
     held: dict[str, int] = {}
     gaps: tuple[str, ...] = ()
@@ -64,26 +67,29 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def look_around(catalogue: Catalogue, policy: Policy) -> Now:
-    """The card by NVML and what Ollama says that it holds. Blocking."""
-    cards, gaps, _ = read_gpus(processes=False)
-    residents, gap = _residents(catalogue)
-    held = {
-        offer.key: _bytes_of(resident, bool(cards))
+    """The card, and what Ollama says that it holds. Blocking."""
+    server = catalogue.held.server if catalogue.held is not None else None
+    elsewhere = server is not None and server.place == "elsewhere"
+    residents, gap = _residents(server)
+    told = {
+        key_of(resident, catalogue.offers(), {}): size
         for resident in residents
-        if (offer := _offer_of(resident, catalogue.offers())) is not None
+        if (size := held_bytes(resident, pid=None, here=not elsewhere)) is not None
     }
-    known = [card.total_bytes for card in cards]
-    total = policy.gateway.vram if policy.gateway.vram is not None else sum(known) if known else None
-    used = sum(card.total_bytes - card.free_bytes for card in cards)
+    reserve = settings.get("reserve")
+    room, held = read_room(
+        policy.gateway.vram,
+        DEFAULT_RESERVE if reserve is None and has_card() else reserve or 0,
+        {},
+        told=told,
+        elsewhere=elsewhere,
+        roots=() if server is None or server.pid is None else (server.pid,),
+    )
     return Now(
-        card=" + ".join(card.name for card in cards),
-        room=Room(
-            total=total,
-            reserve=_reserve(bool(cards)),
-            others=max(0, used - sum(held.values())),
-        ),
+        words=room_words(policy.gateway.vram, elsewhere=elsewhere),
+        room=room,
         held=held,
-        gaps=tuple(each for each in (*(() if cards else gaps), gap) if each),
+        gaps=(gap,) if gap else (),
     )
 
 
@@ -175,28 +181,10 @@ def _file_bytes(catalogue: Catalogue, offer: Offer) -> int | None:
     return next((tag.size for tag in tags if same_model(tag.name, offer.model)), None)
 
 
-def _residents(catalogue: Catalogue) -> tuple[tuple[Resident, ...], str]:
-    if catalogue.held is None:
+def _residents(server: Server | None) -> tuple[tuple[Resident, ...], str]:
+    if server is None:
         return (), ""
     try:
-        return Api(catalogue.held.server.url).ps(), ""
+        return Api(server.url).ps(), ""
     except ApiError as error:
         return (), f"What Ollama holds now is not known: {error.text}."
-
-
-def _offer_of(resident: Resident, offers: Sequence[Offer]) -> Offer | None:
-    """The offer that a loaded model is, the one with its context first."""
-    alike = [
-        offer for offer in offers if offer.backend == "ollama" and same_model(offer.model, resident.name)
-    ]
-    exact = (offer for offer in alike if offer.num_ctx == resident.context_length)
-    return next(exact, alike[0] if alike else None)
-
-
-def _bytes_of(resident: Resident, card: bool) -> int:
-    return resident.size_vram if card and resident.size_vram is not None else resident.size
-
-
-def _reserve(card: bool) -> int:
-    chosen = settings.get("reserve")
-    return int(chosen) if chosen is not None else DEFAULT_RESERVE if card else 0
