@@ -14,10 +14,12 @@ class Fresh:
     """Keeps one look at the engines young. A look that hangs or fails costs one caller a moment, once; those
     after it get what was known last at once, until a look succeeds again."""
 
-    def __init__(self, look: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(self, look: Callable[[], Awaitable[bool]], *, new_s: float = NEW_S) -> None:
         """``look`` takes what is there now, says whether it was told, and ends by itself."""
-        self._look = look
+        self._look, self._new_s = look, new_s
+        self._doubts = 0
         self._at: float | None = None  # of the last good look
+        self._tried_at: float | None = None  # of the last one, good or not
         self._task: asyncio.Task[None] | None = None
         self._patient = True
 
@@ -28,17 +30,20 @@ class Fresh:
 
     def doubt(self) -> None:
         """Something was loaded or unloaded: what is known is old now."""
-        self._at = None
+        self._at = self._tried_at = None
+        self._doubts += 1
 
     async def please(self) -> None:
         """Come back at once where what is known is young, else after a moment at most."""
-        age = self.age_s
-        if age is not None and age < NEW_S:
+        age, now = self.age_s, asyncio.get_running_loop().time()
+        if age is not None and age < self._new_s:
             return
+        if not self._is_looking() and self._tried_at is not None and now - self._tried_at < self._new_s:
+            return  # one that failed is not asked at every call
         task = self._begin()
         if self._patient and (age is None or age > OLD_S):
             done, _ = await asyncio.wait((task,), timeout=MOMENT_S)
-            self._patient = bool(done) and self._is_new()
+            self._patient = bool(done)
 
     async def close(self) -> None:
         """End a look that is under way."""
@@ -46,9 +51,8 @@ class Fresh:
             self._task.cancel()
             await asyncio.wait((self._task,))
 
-    def _is_new(self) -> bool:
-        age = self.age_s
-        return age is not None and age < OLD_S
+    def _is_looking(self) -> bool:
+        return self._task is not None and not self._task.done()
 
     def _begin(self) -> asyncio.Task[None]:
         if self._task is None or self._task.done():
@@ -56,5 +60,10 @@ class Fresh:
         return self._task
 
     async def _run(self) -> None:
-        if await self._look():
-            self._at, self._patient = asyncio.get_running_loop().time(), True
+        doubts = self._doubts
+        told, now = await self._look(), asyncio.get_running_loop().time()
+        if doubts != self._doubts:
+            return  # it may have seen what was before
+        self._tried_at = now
+        if told:
+            self._at, self._patient = now, True
