@@ -292,3 +292,39 @@ def test_nothing_but_the_listed_keys_ever_changes(
         for name, value in first.items():
             if name not in STATE_OPTIONS:
                 assert bytes(inner[name]) == bytes(value)
+
+
+JSONISH = st.recursive(
+    st.sampled_from(["null", "1", '"a"', "[]", "{}", "-", "nan", '"\\ud800"', "1e999", '"### Task:"']),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda rows: f"[{','.join(rows)}]")
+        | st.tuples(st.sampled_from(["role", "content", "images", "num_ctx", "x"]), inner).map(
+            lambda pair: f'{{"{pair[0]}":{pair[1]}}}'
+        )
+    ),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from(
+    ["model", "messages", "prompt", "options", "keep_alive", "tools", "Stream", "input", "x"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.binary(max_size=60)
+    | st.lists(st.tuples(FIELDS, JSONISH), max_size=5).map(
+        lambda rows: ("{" + ",".join(f'"{name}":{value}' for name, value in rows) + "}").encode()
+    ),
+    st.sampled_from(sorted(PATHS)),
+    st.text(max_size=10),
+)
+def test_whatever_comes_is_an_ask_or_a_refusal(body: bytes, path: str, header: str) -> None:
+    try:
+        found = ask(body, path, X_Narthex_Task=header)
+    except Trouble as trouble:
+        statuses = {trouble.status}
+    else:
+        json.loads(edited(found, OFFER, UPSTREAM, keep_alive_s=60))
+        asked_ctx(found)
+        statuses = set()
+    assert statuses <= {400}

@@ -45,6 +45,7 @@ _AWAITED = frozenset(
     ("query_generation", "image_prompt_generation", "function_calling", "moa_response_generation")
 )
 """OpenWebUI's calls that a person's own chat waits for: they are no background."""
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NAME_LENGTH = 64  # letters kept of a task's or a client's name
 
 _T = TypeVar("_T")
@@ -245,7 +246,7 @@ def _value(fields: Mapping[str, msgspec.Raw], name: str, kind: type[_T] | Any, w
         return None
     try:
         found: _T = msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         raise _bad(f"«{name}» must be {words}.", "Correct it, or leave it out.") from None
     return found
 
@@ -263,7 +264,7 @@ def _text_bytes(name: str, raw: msgspec.Raw) -> int:
         return len(data)
     try:
         return sum(_part_bytes(row) for row in _rows(data))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return len(data)
 
 
@@ -292,7 +293,7 @@ def _task(ask: Ask, header: str | None) -> str:
         return ""
     try:
         rows = _messages(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return ""
     people = [row for row in rows if row.role != "system"]
     if len(people) != 1 or people[0].role != "user" or not isinstance(people[0].content, str):

@@ -138,7 +138,8 @@ class GatewayPolicy(msgspec.Struct, frozen=True, kw_only=True):
 class RolePolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Which model does what. A line `NAME = "model"` or `NAME = ["model", "fallback"]` in [roles], or a table
     of its own. Clients of `narthex serve` ask for NAME as for any model; quality, fast, stable, code, embed
-    are usual; any other name of letters, digits, «-», «_» and «.» is your own."""
+    are usual; any other name of letters, digits, «-», «_» and «.» is your own. A role goes before a model of
+    its name; with its tag, as in `llama3:latest`, the model is meant."""
 
     name: str = ""
     model: Annotated[str | None, kinds.MODEL, "A model, a model file, or the name of a profile."] = None

@@ -18,7 +18,7 @@ from narthex.engines.ollama.names import is_cloud
 from narthex.engines.ollama.options import parameters_of
 from narthex.engines.ollama.records import ApiError, Server, Tag
 from narthex.engines.ollama.shown import inspect_ollama
-from narthex.errors import NarthexError
+from narthex.errors import EngineError, NarthexError
 from narthex.host.collect import collect_host
 from narthex.knobs import KnobValues
 from narthex.models.inspection import Inspection
@@ -53,6 +53,7 @@ class Held:
         self._engine: Engine | None = None
         self._log: LogSource | None = None
         self._models: dict[tuple[str, str], Model] = {}
+        self._unsure = False  # whether a model could not be looked at, and the next look tries again
 
     @classmethod
     def find(cls, url: str | None) -> Held:
@@ -84,7 +85,8 @@ class Held:
         rows = [(raw, tag) for raw, tag in rows if not is_cloud(tag)]
         self.raw = tuple(msgspec.Raw(bytes(raw)) for raw, _ in rows)
         before, self.tags = self.tags, tuple(tag for _, tag in rows)
-        return anew or before != self.tags
+        unsure, self._unsure = self._unsure, False
+        return anew or unsure or before != self.tags
 
     def _started_anew(self) -> bool:
         """Another process may have other settings and another version."""
@@ -99,15 +101,22 @@ class Held:
     def model(self, tag: Tag) -> Model:
         """One model of the list, looked at once for each of its versions."""
         key = (tag.name, tag.digest)
-        if key not in self._models:
-            self._models[key] = self._looked_at(tag)
-        return self._models[key]
+        known = self._models.get(key)
+        if known is None:
+            try:
+                known = self._models[key] = self._looked_at(tag)
+            except EngineError:  # it did not answer this time
+                self._unsure = True
+                return _unknown(tag)
+        return known
 
     def _looked_at(self, tag: Tag) -> Model:
         try:
             inspection, stored = inspect_ollama(self.server, tag.name)
-        except NarthexError:
-            return Model(tag, None, tag.digest, {}, None, tag.capabilities or ())
+        except EngineError:
+            raise
+        except NarthexError:  # of a kind that can't be planned
+            return _unknown(tag)
         parameters = stored.parameters if stored is not None else None
         show = None
         if parameters is None or tag.capabilities is None:
@@ -141,6 +150,10 @@ def capabilities_of(inspection: Inspection) -> tuple[str, ...]:
     if inspection.metadata.get(f"{inspection.architecture}.pooling_type") is not None:
         return ("embedding",)
     return ("completion", "vision") if inspection.projector else ("completion",)
+
+
+def _unknown(tag: Tag) -> Model:
+    return Model(tag, None, tag.digest, {}, None, tag.capabilities or ())
 
 
 def _blob_of(inspection: Inspection) -> str:
