@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from narthex.gateway.ask import Ask, Rank
-from narthex.gateway.asking import PATHS, STATE_OPTIONS, asked_ctx, edited, read_ask
+from narthex.gateway.asking import PATHS, STATE_OPTIONS, edited, read_ask
 from narthex.gateway.offer import Offer, Upstream
+from narthex.gateway.routing.wishes import asked_ctx
 from narthex.gateway.trouble import Trouble
 
 TASK = "X-Narthex-Task"

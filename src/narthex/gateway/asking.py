@@ -6,13 +6,13 @@ arrives at the engine as the client wrote it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from narthex.gateway.ask import Api, Ask, Kind, Rank
+from narthex.gateway.body import UNREADABLE, bad_request, fields_of, is_blank, members, text_bytes, value_of
 from narthex.gateway.offer import Offer, Upstream
 from narthex.gateway.trouble import Trouble
 
@@ -34,23 +34,15 @@ PATHS: dict[str, tuple[Api, Kind]] = {
 }
 """The routes that ask a model."""
 
-_READ = frozenset(("model", "stream", "options", "keep_alive", "shift", "truncate", "messages", "prompt"))
 _LEAKED = frozenset(("num_ctx", "keep_alive"))  # Ollama's, which OpenWebUI writes into bodies for /v1, too
 _TEXTS = ("messages", "prompt", "input", "system", "tools", "suffix", "instructions")
-_PICTURES = frozenset(("images", "image_url", "input_audio", "file"))
-_PICTURE_MARKS = tuple(f'"{name}"'.encode() for name in sorted(_PICTURES))
 _TASK = b"### Task:"  # how OpenWebUI's own prompts begin
 _UNFILLED = "{{"  # a header whose placeholder nobody replaced tells nothing
 _AWAITED = frozenset(
     ("query_generation", "image_prompt_generation", "function_calling", "moa_response_generation")
 )
 """OpenWebUI's calls that a person's own chat waits for: they are no background."""
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _NAME_LENGTH = 64  # letters kept of a task's or a client's name
-
-_T = TypeVar("_T")
-_top = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_rows = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 
 
 class _Message(msgspec.Struct):
@@ -82,11 +74,13 @@ def read_ask(
             404, "unknown_path", f"«{path}» asks no model.", remedy=f"These do: {', '.join(PATHS)}."
         )
     api, kind = found
-    fields = _fields(body)
-    model = _value(fields, "model", str, "a text") or ""
+    fields = fields_of(body)
+    model = value_of(fields, "model", str, "a text") or ""
     if not model.strip():
-        raise _bad("The request names no model.", 'Write "model": "NAME"; GET /api/tags lists the names.')
-    asked = _value(fields, "stream", bool, "true or false")
+        raise bad_request(
+            "The request names no model.", 'Write "model": "NAME"; GET /api/tags lists the names.'
+        )
+    asked = value_of(fields, "stream", bool, "true or false")
     streams = api == "ollama" and kind != "embed"
     ask = Ask(
         id=request_id,
@@ -97,15 +91,15 @@ def read_ask(
         stream=kind != "embed" and (streams if asked is None else asked),
         body=body,
         fields=fields,
-        prompt_bytes=sum(_text_bytes(name, fields[name]) for name in _TEXTS if name in fields),
+        prompt_bytes=sum(text_bytes(name, fields[name]) for name in _TEXTS if name in fields),
         client=client or _name(headers.get("User-Agent", "").partition(" ")[0]),
         received=now,
     )
     if api == "ollama":
-        ask.options = _value(fields, "options", dict[str, Any], "an object") or {}
-        ask.keep_alive = _value(fields, "keep_alive", Any, "a duration")
-        ask.empty = (kind == "chat" and _is_blank(fields.get("messages"))) or (
-            kind == "generate" and _is_blank(fields.get("prompt"))
+        ask.options = value_of(fields, "options", dict[str, Any], "an object") or {}
+        ask.keep_alive = value_of(fields, "keep_alive", Any, "a duration")
+        ask.empty = (kind == "chat" and is_blank(fields.get("messages"))) or (
+            kind == "generate" and is_blank(fields.get("prompt"))
         )
     ask.task = _task(ask, headers.get(task_header))
     if kind == "embed":
@@ -146,16 +140,6 @@ def edited(ask: Ask, offer: Offer, upstream: Upstream, *, keep_alive_s: float) -
     return b"{" + b"".join(parts[1:]) + b"}"
 
 
-def asked_ctx(ask: Ask) -> int | None:
-    """The context that a client asks for, in tokens; None where it asks for none or for nonsense."""
-    value = ask.options.get("num_ctx")
-    if ask.api == "openai" and "num_ctx" in ask.fields:
-        value = _value(ask.fields, "num_ctx", Any, "a number")
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return int(value) if 0 < value < 2**31 else None
-
-
 def _options(ask: Ask, offer: Offer) -> bytes | None:
     """The client's own options without those of a load, then the offer's."""
     raw = ask.fields.get("options")
@@ -163,122 +147,13 @@ def _options(ask: Ask, offer: Offer) -> bytes | None:
     if ask.options and raw is not None:
         rows = [
             msgspec.json.encode(name) + b":" + bytes(value)
-            for name, value in _top(raw).items()
+            for name, value in members(raw).items()
             if name not in STATE_OPTIONS and name not in offer.options
         ]
     rows += [msgspec.json.encode(name) + b":" + msgspec.json.encode(v) for name, v in offer.options.items()]
     if not rows and raw is None:
         return None
     return b"{" + b",".join(rows) + b"}"
-
-
-# reading
-
-
-def _fields(body: bytes) -> dict[str, msgspec.Raw]:
-    if not body.strip():
-        raise _bad("The request has no body.", "Send a JSON object.")
-    try:
-        fields = _top(body)
-        if not _whole(body, fields):
-            _refuse_repeated(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        raise _bad(f"The body is no JSON object: {error}.", "Send valid JSON, in UTF-8.") from None
-    except RecursionError:
-        raise _bad("The body is nested too deep.", "Send fewer levels.") from None
-    if any(name not in _READ and name.casefold() in _READ for name in fields):
-        fields = dict(_folded(fields))
-    return fields
-
-
-def _whole(body: bytes, fields: Mapping[str, msgspec.Raw]) -> bool:
-    """Whether these fields in this order are the whole body, so that no name stands in it twice. False where
-    a name is written with escapes, too: then it has to be read more closely."""
-    place = _skip(body, 0) + 1
-    for name, raw in fields.items():
-        place = _skip(body, place)
-        key = b'"' + name.encode() + b'"'
-        if not body.startswith(key, place):
-            return False
-        place = _skip(body, _skip(body, place + len(key)) + 1)
-        value = bytes(raw)
-        if not body.startswith(value, place):
-            return False
-        place = _skip(body, place + len(value)) + 1  # behind the comma, or the last brace
-    return not body[place:].strip() and (bool(fields) or body.split() in ([b"{}"], [b"{", b"}"]))
-
-
-def _skip(body: bytes, place: int) -> int:
-    while body[place : place + 1] in (b" ", b"\n", b"\r", b"\t"):
-        place += 1
-    return place
-
-
-def _refuse_repeated(body: bytes) -> None:
-    pairs: list[tuple[str, Any]] = []
-
-    def keep(found: list[tuple[str, Any]]) -> None:
-        pairs[:] = found  # the outermost object comes last
-
-    json.loads(body, object_pairs_hook=keep)
-    seen: set[str] = set()
-    for name, _ in pairs:
-        if name in seen:
-            raise _twice(name)
-        seen.add(name)
-
-
-def _folded(fields: Mapping[str, msgspec.Raw]) -> Iterator[tuple[str, msgspec.Raw]]:
-    """Ollama takes «Model» for «model»; so it has to be edited as such."""
-    seen: set[str] = set()
-    for name, raw in fields.items():
-        plain = name.casefold() if name.casefold() in _READ else name
-        if plain in seen:
-            raise _twice(plain)
-        seen.add(plain)
-        yield plain, raw
-
-
-def _value(fields: Mapping[str, msgspec.Raw], name: str, kind: type[_T] | Any, words: str) -> _T | None:
-    """One decoded value; None where it is absent or null."""
-    raw = fields.get(name)
-    if raw is None or bytes(raw) == b"null":
-        return None
-    try:
-        found: _T = msgspec.json.decode(raw, type=kind)
-    except _UNREADABLE:
-        raise _bad(f"«{name}» must be {words}.", "Correct it, or leave it out.") from None
-    return found
-
-
-def _is_blank(raw: msgspec.Raw | None) -> bool:
-    if raw is None or len(raw) > _NAME_LENGTH:
-        return raw is None
-    return bytes(raw).translate(None, b" \t\r\n") in (b"null", b'""', b"[]")
-
-
-def _text_bytes(name: str, raw: msgspec.Raw) -> int:
-    """Length of the text; of pictures in messages nothing counts, since their tokens have another measure."""
-    data = bytes(raw)
-    if name not in ("messages", "input") or not any(mark in data for mark in _PICTURE_MARKS):
-        return len(data)
-    try:
-        return sum(_part_bytes(row) for row in _rows(data))
-    except _UNREADABLE:
-        return len(data)
-
-
-def _part_bytes(row: Mapping[str, msgspec.Raw]) -> int:
-    count = 0
-    for name, raw in row.items():
-        if name in _PICTURES:
-            continue
-        parts = bytes(raw) if name == "content" else b""
-        if parts[:1] == b"[":
-            count += sum(_part_bytes(part) for part in _rows(parts))
-        else:
-            count += len(raw)
-    return count
 
 
 def _task(ask: Ask, header: str | None) -> str:
@@ -289,11 +164,11 @@ def _task(ask: Ask, header: str | None) -> str:
     raw = ask.fields.get("messages")
     if raw is None or ask.kind != "chat" or ask.stream or _TASK not in bytes(raw):
         return ""
-    if not _is_blank(ask.fields.get("tools")):
+    if not is_blank(ask.fields.get("tools")):
         return ""
     try:
         rows = _messages(raw)
-    except _UNREADABLE:
+    except UNREADABLE:
         return ""
     people = [row for row in rows if row.role != "system"]
     if len(people) != 1 or people[0].role != "user" or not isinstance(people[0].content, str):
@@ -303,11 +178,3 @@ def _task(ask: Ask, header: str | None) -> str:
 
 def _name(text: str) -> str:
     return "".join(letter for letter in text.strip() if letter.isprintable())[:_NAME_LENGTH]
-
-
-def _bad(message: str, remedy: str) -> Trouble:
-    return Trouble(400, "bad_request", message, remedy=remedy)
-
-
-def _twice(name: str) -> Trouble:
-    return _bad(f"«{_name(name)}» stands twice in the body.", "Say it once.")

