@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from narthex.gateway.causes import BY_OUTCOME
 from narthex.gateway.watch.figures import FIGURES
 from narthex.gateway.watch.record import LoadRecord, RequestRecord, StartRecord, UnloadRecord
 
@@ -20,10 +21,14 @@ def causes() -> Iterator[str]:
     """Every slug that a Trouble of the gateway is made with."""
     for path in (ROOT / "src" / "narthex" / "gateway").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Trouble":
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {"Trouble", "Verdict"}:
                 for argument in node.args[1:2]:
-                    if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                        yield argument.value
+                    yield from (text for part in ast.walk(argument) if (text := _text(part)))
+    yield from (cause for cause, _ in BY_OUTCOME.values())
+
+
+def _text(node: ast.AST) -> str:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
 def test_every_figure_stands_in_the_reference_with_its_labels() -> None:
