@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +34,8 @@ from narthex.gateway.translate import described
 from narthex.gateway.trouble import Trouble
 from narthex.gateway.watch.events import Events
 from narthex.gateway.watch.metrics import Metrics
-from narthex.gateway.watch.record import StartRecord
 from narthex.gateway.watch.request_log import RequestLog, folder
+from narthex.gateway.watch.starting import start_record
 from narthex.policy import Policy
 from narthex.policy.records import GatewayPolicy
 
@@ -77,6 +76,7 @@ class Parts:
             ollama=None,
             keep_alive_of=self.fleet.keep_alive,
         )
+        self.telling.changed = self.listing.fresh.doubt
         self.lease = StudyLease(self.conductor, busy=self._busy)
         self.gateway = Gateway(
             gateway,
@@ -220,19 +220,15 @@ class Parts:
         return [names.get(row.key, row.key) for row in self.conductor.snapshot().holdings if row.running]
 
     def _told_start(self) -> None:
-        policy = self.policy.gateway
-        steering = ("starvation", "residency", "keep_alive", "queue", "wait", "remember", "background")
-        room = self.conductor.snapshot().room
+        """The first line of the log, and one after each reload: what a replay needs to know."""
+        snapshot = self.conductor.snapshot()
         self.telling.started(
-            StartRecord(
-                at=time.time(),
-                total=room.total,
-                reserve=room.reserve,
-                settings={
-                    **{name: getattr(policy, name) for name in steering},
-                    "prefer_resident": policy.prefer_resident,
-                    "restore": policy.restore,
-                },
+            start_record(
+                self.policy.gateway,
+                snapshot.room,
+                self.conductor.tenants(),
+                {offer.key: offer.name for offer in self.fleet.offers()},
+                [row.key for row in snapshot.holdings if row.state == "ready"],
             )
         )
 

@@ -119,6 +119,10 @@ class Conductor:
         self._scheduler.change(rules)
         self._arm()
 
+    def tenants(self) -> tuple[Tenant, ...]:
+        """All that are known."""
+        return tuple(place.tenant for place in self._places.values())
+
     def offer(self, key: str) -> Offer:
         """The offer of a key."""
         return self._places[key].offer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from narthex.gateway.offer import Offer
 from narthex.gateway.trouble import Trouble
@@ -19,6 +19,7 @@ class Telling:
 
     def __init__(self, metrics: Metrics, events: Events, log: RequestLog | None) -> None:
         self.metrics, self.events, self.log = metrics, events, log
+        self.changed: Callable[[], None] = _nobody  # hears that something was loaded or let go
 
     def asked(self, record: RequestRecord) -> None:
         """A request for a model ended. On the hot path."""
@@ -48,6 +49,7 @@ class Telling:
         self, offer: Offer, seconds: float, held: int | None, clients: Sequence[str], evicted: Sequence[str]
     ) -> None:
         """A load ended well."""
+        self.changed()
         self.metrics.loaded(offer, seconds, clients, evicted)
         self.events.keep(
             "loaded",
@@ -77,6 +79,7 @@ class Telling:
 
     def evicted(self, offer: Offer, seconds: float, why: str, client: str) -> None:
         """A model was let go."""
+        self.changed()
         self.metrics.evicted(offer, seconds, client)
         self.events.keep(
             "unloaded", why, model=offer.name, profile=offer.profile, client=client, seconds=round(seconds, 3)
@@ -90,6 +93,7 @@ class Telling:
 
     def vanished(self, offer: Offer) -> None:
         """A model is no longer there, without our doing."""
+        self.changed()
         self.events.keep("vanished", "It is gone without narthex' doing.", model=offer.name)
 
     def fault(self, number: str, error: Exception) -> None:
@@ -128,3 +132,7 @@ class Telling:
                     cause=cause,
                 )
             )
+
+
+def _nobody() -> None:
+    """Nobody listens."""

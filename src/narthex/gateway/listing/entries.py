@@ -13,7 +13,6 @@ from narthex.gateway.offer import Offer
 from narthex.gateway.schedule.records import Snapshot
 
 FOR_EVER = timedelta(days=292 * 365)  # what Ollama itself adds for a model that stays: the longest Go has
-OWNER = "narthex"
 
 
 class _Name(msgspec.Struct):
