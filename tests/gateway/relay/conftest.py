@@ -120,6 +120,7 @@ async def _rig(
     timeouts: Timeouts | None = None,
     translation: Callable[[], Translation] | None = None,
     explained: Trouble | None = None,
+    engine_url: str | None = None,
 ) -> AsyncIterator[Rig]:
     rig: Rig
 
@@ -160,7 +161,7 @@ async def _rig(
             tapped = await rig.relay.relay(
                 request,
                 ask,
-                Upstream(url=engine_url, dialect="ollama", model="m"),
+                Upstream(url=engine_url or "", dialect="ollama", model="m"),
                 body,
                 headers={"X-Narthex-Model": "m"},
                 translation=translation() if translation else None,
@@ -179,7 +180,7 @@ async def _rig(
         return tapped.response
 
     engine = await asyncio.start_server(serve_engine, "127.0.0.1", 0)
-    engine_url = "http://127.0.0.1:{}".format(engine.sockets[0].getsockname()[1])
+    engine_url = engine_url or f"http://127.0.0.1:{engine.sockets[0].getsockname()[1]}"
     runner = web.ServerRunner(web.Server(handle, handler_cancellation=True, access_log=None))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -188,7 +189,7 @@ async def _rig(
     await relay.start()
     try:
         async with aiohttp.ClientSession(auto_decompress=False) as client:
-            rig = Rig(url="http://127.0.0.1:{}".format(runner.addresses[0][1]), client=client, relay=relay)
+            rig = Rig(url=f"http://127.0.0.1:{runner.addresses[0][1]}", client=client, relay=relay)
             yield rig
     finally:
         await relay.close()

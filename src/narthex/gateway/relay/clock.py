@@ -50,8 +50,8 @@ class Clock:
 
     def trouble(self, model: str) -> Trouble:
         """After it rang: which limit it was."""
-        total = self._times.total_s
-        if total is not None and self._loop.time() - self._began >= total:
+        total, rang = self._times.total_s, self._limit.when()
+        if total is not None and rang is not None and rang >= self._began + total:
             return Trouble(
                 504,
                 "answer_too_long",

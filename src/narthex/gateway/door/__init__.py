@@ -1,0 +1,1 @@
+"""Who may come in: Host, Origin, keys, and what a request must look like."""
