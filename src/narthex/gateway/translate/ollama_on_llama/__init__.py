@@ -1,0 +1,1 @@
+"""Ollama's API on a llama-server, which speaks OpenAI's and its own."""

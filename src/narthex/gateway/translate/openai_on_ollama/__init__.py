@@ -1,0 +1,1 @@
+"""OpenAI's API on Ollama's own, where a setting travels with each request."""
