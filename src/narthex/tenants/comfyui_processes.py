@@ -14,14 +14,16 @@ class ComfyProcesses:
     def __init__(self, host: str, port: int, process: str | None = None) -> None:
         self._host, self._port, self._process = host, port, process
         self._listener: int | None = None
+        self.last = frozenset[int]()  # as :meth:`pids` found them last
 
     def pids(self) -> frozenset[int]:
         """Who listens on its port and its children, where those are on a card, else by name."""
         listener = self._found()
         found = family(listener) if listener is not None else frozenset()
-        if self._process is None and held_now(found):
-            return found
-        return found | on_cards(named=self._process, mentions=None if self._process else "comfyui")
+        if self._process is not None or not held_now(found):
+            found |= on_cards(named=self._process, mentions=None if self._process else "comfyui")
+        self.last = found
+        return found
 
     def held_bytes(self) -> int | None:
         """VRAM that they hold now, by NVML; None without NVML, or where no process of its can be seen."""

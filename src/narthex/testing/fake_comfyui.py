@@ -70,7 +70,8 @@ def portrait(seed: int | None = 7) -> dict[str, Any]:
 class FakeComfyUI:
     """One server on loopback; a context manager. ``requests`` keeps method, path and body of each question.
 
-    ``work_s`` is the time of one job, ``fail`` what its sampler's exception says, ``device`` "cuda" or "cpu".
+    ``work_s`` is the time of one job, ``fail`` what its sampler's exception says, ``device`` "cuda" or "cpu";
+    ``previews``: a picture after each of its steps; ``ram_free``: what it says of the main memory.
     """
 
     def __init__(
@@ -83,12 +84,13 @@ class FakeComfyUI:
         fail: str = "",
         previews: bool = False,
         device: str = "cuda",
+        ram_free: int = 48 * GIB,
         folder: Path | None = None,
     ) -> None:
         self.requests: list[tuple[str, str, Any]] = []
         self._own_folder = tempfile.TemporaryDirectory() if folder is None else None
         self.folder = folder or Path(self._own_folder.name if self._own_folder else "")
-        self.device = device
+        self.device, self.ram_free = device, ram_free
         self.sockets = Sockets()
         self.connections: set[socket.socket] = set()
         manner = Manner(
@@ -126,7 +128,7 @@ class FakeComfyUI:
             "system": {
                 "os": sys.platform,
                 "ram_total": 64 * GIB,
-                "ram_free": 48 * GIB,
+                "ram_free": self.ram_free,
                 "comfyui_version": VERSION,
                 "python_version": sys.version,
                 "pytorch_version": "none",

@@ -50,7 +50,7 @@ async def front(target: str, *, lease: bool = False, key: str = "", **timing: fl
         proxy = ComfyProxy(comfyui)
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
-            return await proxy.handle(request, request.rel_url.raw_path.removeprefix(PREFIX), key)
+            return await proxy.handle(request, request.rel_url.raw_path_qs.removeprefix(PREFIX), key)
 
         runner = web.ServerRunner(web.Server(handle, handler_cancellation=True), shutdown_timeout=0.1)
         await runner.setup()

@@ -45,12 +45,12 @@ class ComfyProxy:
         self._senders = Senders()
 
     async def handle(self, request: web.BaseRequest, path: str, client: str = "") -> web.StreamResponse:
-        """One request. ``path``: as ComfyUI is to see it, still encoded; ``client``: the name of its key.
+        """One request. ``path``: as ComfyUI sees it, encoded, with its query; ``client``: the key's name.
 
         ComfyUI's own path is «/»; for "", the prefix without its slash, the page is sent there, since its
         addresses are relative.
         """
-        if not path:
+        if not path.startswith("/"):
             return web.Response(status=308, headers={"Location": f"{request.rel_url.raw_path}/"})
         try:
             match (request.method, _plain(path)):
@@ -138,9 +138,7 @@ class ComfyProxy:
 
     async def _socket(self, request: web.BaseRequest, path: str, client: str) -> web.StreamResponse:
         try:
-            return await carry(
-                self.comfyui.session, request, self._url(request, path), _headers(request, client)
-            )
+            return await carry(self.comfyui.session, request, self._url(path), _headers(request, client))
         except aiohttp.WSServerHandshakeError as error:
             return web.Response(status=error.status)
         except (aiohttp.ClientError, OSError) as error:
@@ -153,15 +151,14 @@ class ComfyProxy:
             headers.setdefault("Content-Type", "application/json")
         return self.comfyui.session.request(
             request.method,
-            self._url(request, path),
+            self._url(path),
             headers=headers,
             data=body,
             allow_redirects=False,
         )
 
-    def _url(self, request: web.BaseRequest, path: str) -> URL:
-        query = request.rel_url.raw_query_string
-        return URL(f"{self.comfyui.url}{path}{f'?{query}' if query else ''}", encoded=True)
+    def _url(self, path: str) -> URL:
+        return URL(f"{self.comfyui.url}{path}", encoded=True)
 
 
 def _headers(request: web.BaseRequest, client: str) -> CIMultiDict[str]:
@@ -170,7 +167,7 @@ def _headers(request: web.BaseRequest, client: str) -> CIMultiDict[str]:
 
 def _plain(path: str) -> str:
     """The route that ComfyUI takes it for: each is there plain and below ``/api``."""
-    route = posixpath.normpath(unquote(path)).replace("//", "/")
+    route = posixpath.normpath(unquote(path.partition("?")[0])).replace("//", "/")
     return route.removeprefix("/api") or "/"
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from narthex.gateway.admission import Admission
-from narthex.gateway.comfyui.arbiter import Arbiter
+from narthex.gateway.comfyui.arbiter import KEY, Arbiter
 from narthex.gateway.comfyui.client import ComfyClient
 from narthex.gateway.comfyui.proxy import ComfyProxy
 from narthex.gateway.hands._base import Hand
@@ -34,9 +35,10 @@ class ComfyShare:
         self._conductor = conductor
         self.leases = policy.comfyui == "lease"
         self.client = ComfyClient(policy.comfyui_url, connect_s=policy.connect)
+        self._processes = ComfyProcesses(place.host, place.port, process)
         self.hand = ComfyHand(
             self.client,
-            ComfyProcesses(place.host, place.port, process).held_bytes,
+            self._processes.held_bytes,
             vram=policy.comfyui_vram,
             keep_alive_s=policy.keep_alive,
             grew=self._enlist if self.leases else None,
@@ -56,6 +58,18 @@ class ComfyShare:
         """Take the times of another policy; what is served, and where, holds until the next start."""
         if self.arbiter is not None:
             self.arbiter.wait_s, self.arbiter.linger_s = policy.wait, policy.comfyui_linger
+
+    def pids(self) -> dict[str, frozenset[int]]:
+        """Its processes as last seen, by its key, where it is a tenant and no stranger; for NVML."""
+        return {KEY: self._processes.last} if self.leases and self._processes.last else {}
+
+    def claimed(self, held: Mapping[str, int]) -> dict[str, int]:
+        """What each holds, ComfyUI counted with what an image needs; left out where that is not known yet."""
+        if KEY not in held:
+            return dict(held)
+        rest = {key: size for key, size in held.items() if key != KEY}
+        claim = self.hand.claim(held[KEY])
+        return rest if claim is None else {**rest, KEY: claim}
 
     async def withheld_bytes(self) -> int:
         """VRAM to keep free for it beyond what it holds; 0 where it leases the card."""

@@ -50,6 +50,7 @@ class ComfyHand:
         self._peak: int | None = None  # of jobs that came to their end
         self._climb = 0  # of the job that runs
         self._rest: int | None = None  # what it holds after /free: its CUDA context
+        self._device = ""  # as it says: "cuda", "cpu"; "" before it was asked
         self._loaded = False
         self.gaps: tuple[str, ...] = ()
 
@@ -78,6 +79,12 @@ class ComfyHand:
             elastic=True,
         )
 
+    def claim(self, held: int | None) -> int | None:
+        """What it is counted with while it has its place: as much as an image needs, since the next one takes
+        that without asking again, and at least what it holds. None where its need is not known yet."""
+        need = self.need_bytes
+        return None if need is None else max(need, held or 0)
+
     async def withheld_bytes(self) -> int:
         """What is to stay free for it beyond what it holds now, where the policy keeps a share for it."""
         need = self.need_bytes
@@ -93,11 +100,12 @@ class ComfyHand:
     async def load(self, offer: Offer, told: Told) -> int | None:
         """Make sure that it answers. Raises Trouble."""
         try:
-            await self._comfyui.remaining()
+            await self._know()
+            held = await self._held()
         except ComfyError as error:
             raise unreachable(self._comfyui.url, error.words) from error
         self._loaded = True
-        return await self._held()
+        return self.claim(held)
 
     async def unload(self, offer: Offer) -> None:
         """Wait for the end of what runs, free its models, and wait until the card says so. A ComfyUI that is
@@ -120,16 +128,18 @@ class ComfyHand:
     async def look(self) -> tuple[Seen, ...]:
         """There once its place was made, or while it works, or holds more than it can't let go."""
         try:
+            await self._know()
             busy = await self._comfyui.remaining() > 0
+            held = await self._held()
         except ComfyError as error:
             if error.lost:
-                self._loaded, self._rest = False, None
+                self._loaded, self._rest, self._device = False, None, ""
                 return ()
             raise unreachable(self._comfyui.url, error.words) from error
-        held = await self._held()
         self._learn(held or 0, busy)
         full = held is not None and held > (self._rest or 0) + _SLACK
-        return (Seen(key=KEY, held=held, busy=busy),) if self._loaded or busy or full else ()
+        there = self._loaded or busy or full
+        return (Seen(key=KEY, held=self.claim(held), busy=busy),) if there else ()
 
     async def explain(self, offer: Offer, words: str, status: int | None) -> Trouble:
         """ComfyUI's own answers pass as they are; this is for none at all."""
@@ -176,6 +186,13 @@ class ComfyHand:
             last = held
         return last
 
+    async def _know(self) -> None:
+        """One that computes on the CPU needs nothing of the card."""
+        if not self._device:
+            self._device = (await self._comfyui.stats()).device
+            if self._device == "cpu":
+                self._found(0)
+
     def _learn(self, held: int, busy: bool) -> None:
         """The most that was seen in a whole job; what it holds when nothing ran yet is no need."""
         if busy:
@@ -183,9 +200,12 @@ class ComfyHand:
             return
         climb, self._climb = self._climb, 0
         if climb > (self._peak or 0) + _SLACK:
-            self._peak = climb
-            if self._vram is None and self._grew is not None:
-                self._grew(self.tenant(), self.offer())
+            self._found(climb)
+
+    def _found(self, peak: int) -> None:
+        self._peak = peak
+        if self._vram is None and self._grew is not None:
+            self._grew(self.tenant(), self.offer())
 
     async def _held(self) -> int | None:
         """By the driver, else by its own figures; 0 where it computes on the CPU."""

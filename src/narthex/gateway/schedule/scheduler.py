@@ -112,8 +112,9 @@ class Scheduler:
         return self._settle(now)
 
     def appeared(self, key: str, held: int | None, now: float) -> list[Effect]:
-        """It is there without our doing."""
-        if key in self._tenants and key not in self._places:
+        """It is there without our doing. What comes while a study has the card is the study's."""
+        alone = any(place.tenant.exclusive for place in self._places.values())
+        if key in self._tenants and key not in self._places and not alone:
             self._ready(key, held, now)
         return self._settle(now)
 
