@@ -202,7 +202,20 @@ def test_requests_that_no_model_was_meant_for_are_left_out_and_told(tmp_path: Pa
     stray = request(2, "a", key="", ran="", choices=(), status=404, cause="model_not_found")
     found = replay(written(tmp_path, [start(resident=("a",)), request(0, "a"), stray]), [])
     assert found.happened.requests == 1
-    assert any("1 request never got to the scheduler" in gap for gap in found.gaps)
+    assert "Left out: 1 request that never got to the scheduler." in found.gaps
+
+
+def test_a_log_without_a_request_for_a_model_is_told(tmp_path: Path) -> None:
+    stray = request(2, "a", key="", ran="", choices=(), status=404, cause="model_not_found")
+    with pytest.raises(UsageError, match="No request in the log was for a model"):
+        replay(written(tmp_path, [start(), stray]), [])
+
+
+def test_what_else_had_the_card_is_told_and_not_counted(tmp_path: Path) -> None:
+    image = LoadRecord(at=START, key="comfyui", name="ComfyUI", seconds=9.0, clients=("x",), evicted=("a",))
+    found = replay(written(tmp_path, [start(resident=("a",)), image, request(0, "a")]), [])
+    assert (found.happened.loads, found.happened.lost_s) == (0, 0.0)
+    assert "Not asked for by any request, so not replayed: ComfyUI." in found.gaps
 
 
 def test_what_the_log_does_not_tell_is_said(tmp_path: Path) -> None:

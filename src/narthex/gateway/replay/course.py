@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
@@ -104,17 +104,17 @@ class Tally:
         self._clients[client] = msgspec.structs.replace(share, client=client, worst_s=worst, **changes)
 
 
-def happened(log: Log, unload_s: float) -> Course:
-    """How it really went. ``unload_s`` for unloads whose duration was not written down."""
+def happened(log: Log, unload_s: float, keys: Collection[str]) -> Course:
+    """How it really went with these models. ``unload_s`` for unloads whose duration was not written down."""
     tally = Tally()
     for row in counted(log.requests):
         if turned_away(row):
             tally.refused(row.client, row.waited_s)
         else:
             tally.answered(row.client, row.waited_s, instead=bool(row.instead))
-    for load in log.loads:
+    for load in (row for row in log.loads if row.key in keys):
         tally.loaded(load.clients[0] if load.clients else "", load.seconds, swap=bool(load.evicted))
-    for gone in log.unloads:
+    for gone in (row for row in log.unloads if row.key in keys):
         tally.unloaded(gone.client, gone.seconds if gone.seconds is not None else unload_s)
     return tally.course()
 

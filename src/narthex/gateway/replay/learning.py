@@ -45,7 +45,7 @@ class Learnt:
             dict.fromkeys(key for row in self.requests for key in (*row.choices, row.key) if key)
         )
         self.resident = self._there_at_first(log)
-        self._note_gaps()
+        self._note_gaps(log)
 
     def tenants(self, policy: GatewayPolicy, before: GatewayPolicy) -> list[Tenant]:
         """As the scheduler takes them. A model that had the gateway's keep-alive has its new one, too."""
@@ -94,7 +94,7 @@ class Learnt:
                 loaded.add(row.key)
         return tuple(key for key in seen if key in self.keys)
 
-    def _note_gaps(self) -> None:
+    def _note_gaps(self, log: Log) -> None:
         unknown = [
             self.names.get(key, key)
             for key in self.keys
@@ -108,6 +108,9 @@ class Learnt:
             self.gaps.append(
                 "The card's VRAM is not in the log: everything fits. Give it with --set vram=20GB."
             )
+        others = {row.name for row in (*log.loads, *log.unloads) if row.key not in self.keys}
+        if others:
+            self.gaps.append(f"Not asked for by any request, so not replayed: {', '.join(sorted(others))}.")
         untimed = [self.names.get(key, key) for key in self.keys if key not in self._load_s]
         if untimed and self._load_s:
             self.gaps.append(

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from narthex.errors import UsageError
 from narthex.gateway.replay.course import Course, happened
 from narthex.gateway.replay.learning import UNLOAD_S, Learnt
 from narthex.gateway.replay.reading import read_log
@@ -35,17 +36,22 @@ def replay(where: Path | None, changes: Sequence[str]) -> Replay:
     before = of_log(log)
     wanted = changed(before, changes)
     learnt = Learnt(log)
+    if not learnt.requests:
+        raise UsageError(
+            "No request in the log was for a model.",
+            hint="Use the gateway for a while, then come back.",
+        )
     gaps = list(learnt.gaps)
     if log.bad:
         gaps.insert(0, f"{format_count(log.bad, 'line')} could not be read and were passed by.")
     left_out = len(log.requests) - len(learnt.requests)
     if left_out:
-        gaps.append(f"{format_count(left_out, 'request')} never got to the scheduler and are left out.")
+        gaps.append(f"Left out: {format_count(left_out, 'request')} that never got to the scheduler.")
     return Replay(
         span_s=log.span_s,
         settings=steering(before),
         changes=tuple(changes),
-        happened=happened(log, UNLOAD_S),
+        happened=happened(log, UNLOAD_S, learnt.keys),
         replayed=Simulation(learnt, before, before).run(),
         tried=Simulation(learnt, wanted, before).run() if changes else None,
         gaps=tuple(gaps),
