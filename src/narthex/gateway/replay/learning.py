@@ -108,7 +108,8 @@ class Learnt:
             self.gaps.append(
                 "The card's VRAM is not in the log: everything fits. Give it with --set vram=20GB."
             )
-        others = {row.name for row in (*log.loads, *log.unloads) if row.key not in self.keys}
+        moves: list[LoadRecord | UnloadRecord] = [*log.loads, *log.unloads]
+        others = {row.name for row in moves if row.key not in self.keys}
         if others:
             self.gaps.append(f"Not asked for by any request, so not replayed: {', '.join(sorted(others))}.")
         untimed = [self.names.get(key, key) for key in self.keys if key not in self._load_s]
