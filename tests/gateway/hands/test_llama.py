@@ -15,7 +15,8 @@ import pytest
 from narthex.engines._base import Engine
 from narthex.errors import EngineNotFound
 from narthex.gateway.hands._base import Progress
-from narthex.gateway.hands.llama import LlamaHand, knobs_of
+from narthex.gateway.hands.llama import LlamaHand
+from narthex.gateway.hands.llama_setting import knobs_of
 from narthex.gateway.offer import Offer
 from narthex.gateway.trouble import Trouble
 from narthex.host.processes import runs

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from narthex.engines.ollama.discovery import find_server
@@ -162,6 +163,23 @@ def test_a_server_that_is_down_is_told_with_its_address(fake_ollama: Fakes, gemm
             assert fake.url in trouble.message
             assert "Start it" in trouble.remedy
         await hand.unload(offer("small"))  # its runner went with the server: nothing is held
+        await hand.close()
+
+    asyncio.run(scene())
+
+
+def test_a_server_that_was_started_anew_is_found_again(fake_ollama: Fakes, gemma: Path) -> None:
+    fake = fake_ollama({"gemma": gemma})
+
+    async def scene() -> None:
+        hand = hand_of(fake)
+        small = msgspec.structs.replace(offer("small"), capabilities=("embedding",))
+        await hand.load(small, silent)
+        await asyncio.to_thread(fake.restart)
+        assert await hand.look() == ()
+        await hand.load(small, silent)
+        assert [row.key for row in await hand.look()] == ["small"]
+        assert list(hand.pids()["small"]) == fake.runner_pids()
         await hand.close()
 
     asyncio.run(scene())

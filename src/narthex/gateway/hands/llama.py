@@ -18,22 +18,21 @@ from narthex.engines._base import Engine, Failure, LaunchFailed
 from narthex.engines.llama_launch import HEALTH_S, Watch, is_ready, launch
 from narthex.engines.llama_running import LEAVE_S, STOP_S, LlamaServer
 from narthex.errors import NarthexError
-from narthex.gateway.diagnosing import LOG_BYTES, diagnosed
+from narthex.gateway.diagnosing import diagnosed
 from narthex.gateway.hands._base import Progress, Seen, Told
 from narthex.gateway.hands._held import free_bytes, server_holds
+from narthex.gateway.hands.llama_setting import embedding_words, knobs_of, tail_of
 from narthex.gateway.known_errors import absent_model
 from narthex.gateway.offer import Offer, Upstream
 from narthex.gateway.trouble import Trouble
 from narthex.host.facts import CardsBefore
 from narthex.host.gpu import cards_before
-from narthex.knobs import KnobValues
 from narthex.outcomes import Outcome
 
 _T = TypeVar("_T")
 _THREADS = 32  # of loads, ends and looks at the same time; each waits most of the time
 _DEATH_S = 3.0  # a process that breaks a connection is gone by then; one that dumps core may take longer
 _DEATH_POLL_S = 0.02
-_EMBED_BATCH = 2048  # a text to embed has to fit into one micro-batch
 
 
 class _Abandoned(Exception):
@@ -176,7 +175,7 @@ class LlamaHand:
         if up is None:
             return await diagnosed(words, status, model=offer.name, offer=offer)
         failure = await self._failure(up, words, status)
-        log = await self._thread(_tail_of, up.server.log_path)
+        log = await self._thread(tail_of, up.server.log_path)
         if failure is None:
             return await diagnosed(words, status, log, model=offer.name, offer=offer)
         return await diagnosed(
@@ -224,7 +223,7 @@ class LlamaHand:
             raise absent_model(offer.name, f"{offer.model}: no such file")
         watch("loading", None)
         engine = self._found()
-        extra = (*engine.extra_args, *offer.engine_args, *_embedding_words(offer, engine))
+        extra = (*engine.extra_args, *offer.engine_args, *embedding_words(offer, engine))
         engine = msgspec.structs.replace(engine, extra_args=extra)
         free.bytes, free.before = free_bytes(), cards_before()
         server = launch(
@@ -247,7 +246,7 @@ class LlamaHand:
         return self._engine
 
     async def _trouble(self, offer: Offer, failed: LaunchFailed, free: _Free) -> Trouble:
-        log = await self._thread(_tail_of, failed.log_path)
+        log = await self._thread(tail_of, failed.log_path)
         return await diagnosed(
             failed.failure.line,
             None,
@@ -285,44 +284,8 @@ class LlamaHand:
         return asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
 
 
-def knobs_of(offer: Offer) -> KnobValues:
-    """The offer's setting; without one the engine's own placement, with what the offer says of context and
-    slots. A model that only embeds gets a micro-batch that a whole text fits into."""
-    if offer.knobs is not None:
-        return offer.knobs
-    knobs = KnobValues(num_ctx=offer.num_ctx or KnobValues().num_ctx, parallel=offer.slots or 1)
-    if _only_embeds(offer):
-        size = min(_EMBED_BATCH, knobs.num_ctx)
-        return knobs.with_(batch=size, ubatch=size)
-    return knobs
-
-
-def _embedding_words(offer: Offer, engine: Engine) -> tuple[str, ...]:
-    """llama-server makes embeddings only where it is told to at the start."""
-    names = ("--embeddings", "--embedding")
-    if not _only_embeds(offer) or set(names) & set(offer.engine_args):
-        return ()
-    return tuple(name for name in names if name in engine.flags)[:1]
-
-
-def _only_embeds(offer: Offer) -> bool:
-    return "embedding" in offer.capabilities and "completion" not in offer.capabilities
-
-
 def _holds(up: _Up) -> int | None:
     return server_holds(up.server.pid, up.server.report.buffers, up.before)
-
-
-def _tail_of(path: Path | None) -> list[tuple[str, bytes]]:
-    """The end of a log file, by its name; nothing where it can't be read."""
-    if path is None:
-        return []
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LOG_BYTES))
-            return [(path.name, file.read())]
-    except OSError:
-        return []
 
 
 def _heard(task: asyncio.Task[int | None]) -> None:
