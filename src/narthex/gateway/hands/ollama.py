@@ -137,7 +137,7 @@ class OllamaHand:
                 continue
             if key not in self._offers and key not in self._ours:
                 foreign[key] = foreign_offer(resident, self._offers.values())
-            rows.append(seen(key, resident, pid=pid, here=self.here))
+            rows.append(await asyncio.to_thread(seen, key, resident, pid=pid, here=self.here))
         await self._words.turn()
         self._foreign = foreign
         self._held = {row.key: row.held for row in rows if row.held is not None}
