@@ -87,7 +87,7 @@ class Parts:
             telling=self.telling,
             lease=self.lease,
         )
-        self.comfyui = ComfyShare(gateway, self.conductor) if gateway.comfyui != "off" else None
+        self.comfyui = _comfyui(policy, self.conductor)
         self.comfyui_listen = gateway.comfyui_listen if self.comfyui else None
         self.admin = Admin(lambda: self.policy.gateway, lambda: self.view.url if self.view else None)
         self.desk = Desk(
@@ -186,15 +186,17 @@ class Parts:
         told = {row.key: row.held for row in self.conductor.snapshot().holdings if row.held is not None}
         reserve = self._reserve if self._reserve is not None else _RESERVE
         withheld = await self.comfyui.withheld_bytes() if self.comfyui is not None else 0
-        return await asyncio.to_thread(
+        pids = {**self.fleet.pids(), **(self.comfyui.pids() if self.comfyui is not None else {})}
+        room, held = await asyncio.to_thread(
             read_room,
             self.policy.gateway.vram,
             reserve + withheld,
-            self.fleet.pids(),
+            pids,
             told=told,
             elsewhere=self._elsewhere(),
             roots=self.fleet.roots(),
         )
+        return room, held if self.comfyui is None else self.comfyui.claimed(held)
 
     def _elsewhere(self) -> bool:
         """Whether all that is served computes on another machine."""
@@ -231,6 +233,14 @@ class Parts:
                 [row.key for row in snapshot.holdings if row.state == "ready"],
             )
         )
+
+
+def _comfyui(policy: Policy, conductor: Conductor) -> ComfyShare | None:
+    """Its share of the card, where it has one. [beside.comfyui] may name its process."""
+    if policy.gateway.comfyui == "off":
+        return None
+    tenant = policy.tenant("comfyui")
+    return ComfyShare(policy.gateway, conductor, process=tenant.process if tenant else None)
 
 
 def rules_of(policy: GatewayPolicy) -> Rules:

@@ -21,6 +21,7 @@ from aiohttp import web
 from narthex import __version__
 from narthex.gateway.admission import Admission, Place
 from narthex.gateway.ask import Rank
+from narthex.gateway.door.door import read_body
 from narthex.gateway.hands.study import KEY
 from narthex.gateway.trouble import Trouble
 from narthex.units import format_duration
@@ -32,6 +33,7 @@ AT_ONCE_S = 0.05  # what comes within this time needs no words
 WAIT_S = 600.0  # it waits so long, unless it says otherwise
 OVERDUE_S = 30.0  # what is left of a study that should have ended
 UNKNOWN_RETRY_S = 60.0
+BODY_BYTES = 64 << 10
 _LINES = "application/x-ndjson"
 
 Handler = Callable[[web.BaseRequest, str, str], Awaitable[web.StreamResponse]]
@@ -229,7 +231,7 @@ class StudyLease(Generic[Place]):
 
 async def _read(request: web.BaseRequest, kind: type[_Body]) -> _Body:
     try:
-        return msgspec.json.decode(await request.read(), type=kind)
+        return msgspec.json.decode(await read_body(request, BODY_BYTES), type=kind)
     except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Trouble(
             400,
@@ -237,8 +239,6 @@ async def _read(request: web.BaseRequest, kind: type[_Body]) -> _Body:
             f"This is no body of a request for the lease: {error}.",
             remedy='Send JSON, as {"who": "narthex tune", "eta_s": 600}.',
         ) from error
-    except web.HTTPRequestEntityTooLarge as error:
-        raise Trouble(413, "body_too_large", "A request for the lease is not so large.") from error
 
 
 def _line(found: dict[str, Any]) -> bytes:

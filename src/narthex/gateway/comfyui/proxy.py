@@ -25,9 +25,9 @@ from narthex.gateway.comfyui.headers import to_client, to_comfyui
 from narthex.gateway.comfyui.refusal import refused
 from narthex.gateway.comfyui.senders import Sender, Senders, sender_of
 from narthex.gateway.comfyui.websocket import carry
+from narthex.gateway.door.door import read_body
 from narthex.gateway.trouble import Trouble
 from narthex.tenants.comfyui_api import ComfyError
-from narthex.units import format_size
 
 BODY_BYTES = 64 << 20  # of a prompt; uploads are streamed and have no limit here
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -70,7 +70,7 @@ class ComfyProxy:
 
     async def _prompt(self, request: web.BaseRequest, path: str, sender: Sender) -> web.StreamResponse:
         """The body is read first: whoever leaves while it waits is noticed only then."""
-        body = await _whole(request, self._body_bytes)
+        body = await read_body(request, self._body_bytes)
         if self.arbiter is None:
             return (await self._submit(request, path, sender, body))[0]
         place = await self.arbiter.enter(sender.key or sender.program or sender.address)
@@ -101,7 +101,7 @@ class ComfyProxy:
     # an interrupt
 
     async def _interrupt(self, request: web.BaseRequest, path: str, sender: Sender) -> web.StreamResponse:
-        body = await _whole(request, self._body_bytes)
+        body = await read_body(request, self._body_bytes)
         if not _field(body, "prompt_id"):
             try:
                 running = await self.comfyui.running()
@@ -179,23 +179,6 @@ def _field(body: bytes, name: str) -> str:
         return ""
     value = found.get(name) if isinstance(found, dict) else None
     return value if isinstance(value, str) else ""
-
-
-async def _whole(request: web.BaseRequest, limit: int) -> bytes:
-    """A body that is looked at."""
-    await _go_on(request)
-    pieces, count = [], 0
-    async for piece in request.content.iter_any():
-        pieces.append(piece)
-        count += len(piece)
-        if count > limit:
-            raise Trouble(
-                413,
-                "body_too_large",
-                f"The request is larger than {format_size(limit)}.",
-                remedy="Make it smaller, or set body in [gateway] of narthex.toml.",
-            )
-    return b"".join(pieces)
 
 
 async def _go_on(request: web.BaseRequest) -> None:
