@@ -19,7 +19,7 @@ from narthex.gateway.offer import Upstream
 from narthex.gateway.relay.relay import Relay
 from narthex.gateway.relay.tapped import Tapped
 from narthex.gateway.relay.timeouts import Timeouts
-from narthex.gateway.relay.translation import Translation
+from narthex.gateway.translate import Translation
 from narthex.gateway.trouble import Trouble
 
 PATIENCE_S = 10.0

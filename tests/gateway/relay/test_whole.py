@@ -206,6 +206,8 @@ class _Shout:
     """Translates by writing everything in capitals."""
 
     path = "/v1/chat/completions"
+    body = b"{}"
+    failure = ""
 
     def whole(self, data: bytes) -> bytes:
         return data.upper()
@@ -258,6 +260,28 @@ def test_a_translated_stream_that_fails_ends_in_the_clients_dialect(rig: Any, ru
             shown, last = [json.loads(line) for line in rest.splitlines()]
             assert "boom" in shown["message"]["content"]
             assert last["done"] is True
+
+    run(main())
+
+
+def test_a_failure_that_the_translation_finds_ends_the_stream(rig: Any, run: Any) -> None:
+    class Finds(_Shout):
+        def feed(self, data: bytes) -> bytes:
+            self.failure = "no memory" if b"strange" in data else ""
+            return data.upper()
+
+    async def script(line: Any) -> None:
+        await line.begin("text/event-stream")
+        await line.chunk(b"data: {}\n\n")
+        await asyncio.sleep(0.01)
+        await line.chunk(b"data: strange\n\n")
+        await line.peer_left()
+
+    async def main() -> None:
+        async with rig(script, translation=Finds) as made:
+            _, body = await made.answer()
+            assert made.explained == [("no memory", None)]
+            assert json.loads(body.splitlines()[-1])["done_reason"] == "error"
 
     run(main())
 

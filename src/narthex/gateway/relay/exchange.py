@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import aiohttp
 from multidict import CIMultiDictProxy
@@ -18,8 +19,10 @@ from narthex.gateway.relay.headers import JSON, to_engine
 from narthex.gateway.relay.lines import Lines
 from narthex.gateway.relay.outlet import Outlet
 from narthex.gateway.relay.tapped import Tail, Tapped
-from narthex.gateway.relay.translation import Translation
 from narthex.gateway.trouble import Trouble
+
+if TYPE_CHECKING:
+    from narthex.gateway.translate import Translation
 
 Explain = Callable[[str, int | None], Awaitable[Trouble]]
 """Takes an engine's words and its status, None where no answer came or it broke off."""
@@ -200,8 +203,7 @@ class Exchange:
         if not ended_well(end, self._shape):
             await self._pass_on(answer, last, first_s)
             raise _Lost(_NO_END)
-        if self._translation is not None:
-            last = (self._translation.feed(last) if last else b"") + self._translation.end()
+        last = self._translated(last, end=True)
         tapped = self._outlet.tapped or await self._outlet.begin(answer, self._content_type(True))
         tapped.first_byte_s, tapped.complete = first_s, True
         tapped.take(figures_of(end, self._shape))
@@ -209,14 +211,23 @@ class Exchange:
 
     async def _pass_on(self, answer: aiohttp.ClientResponse, piece: bytes, first_s: float | None) -> None:
         """A piece of the engine's stream, in the client's dialect."""
-        if piece and self._translation is not None:
-            piece = self._translation.feed(piece)
+        piece = self._translated(piece)
         if not piece:
             return
         if self._outlet.tapped is None:
             tapped = await self._outlet.begin(answer, self._content_type(True))
             tapped.first_byte_s = first_s
         await self._outlet.send(piece)
+
+    def _translated(self, piece: bytes, *, end: bool = False) -> bytes:
+        if self._translation is None:
+            return piece
+        piece = self._translation.feed(piece) if piece else b""
+        if end:
+            piece += self._translation.end()
+        if self._translation.failure:
+            raise _Lost(self._translation.failure)
+        return piece
 
     # failures
 

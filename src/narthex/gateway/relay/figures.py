@@ -22,6 +22,7 @@ _DONE = re.compile(rb'"done"\s*:\s*true\b')
 _ENDED = re.compile(
     rb"^data:\s*\[DONE\]"
     rb'|"finish_reason"\s*:\s*"'
+    rb'|"stop_type"\s*:\s*"'  # of llama-server's /infill, which has no [DONE]
     rb'|"type"\s*:\s*"response\.(?:completed|incomplete|failed)"'
     rb"|^event:\s*response\.(?:completed|incomplete|failed)",
     re.MULTILINE,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-
 from narthex.gateway.known_errors import known_error
+from narthex.gateway.translate import error_words
 from narthex.gateway.trouble import Trouble
 
 PLAIN = frozenset((400, 404, 405, 413, 422))
@@ -35,14 +32,8 @@ def error_line_words(line: bytes) -> str:
 
 
 def said(words: str) -> str:
-    """The message in an error of Ollama or llama-server; else the words themselves, shortened."""
-    try:
-        found: Any = msgspec.json.decode(words)
-    except msgspec.DecodeError:
-        return words[:_SAID_LETTERS]
-    error = found.get("error", found) if isinstance(found, dict) else found
-    message = error.get("message") if isinstance(error, dict) else error
-    return (message if isinstance(message, str) else words)[:_SAID_LETTERS]
+    """The sentence in them, shortened."""
+    return error_words(words.encode())[:_SAID_LETTERS]
 
 
 def in_own_dialect(status: int, body: bytes, model: str) -> Trouble:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import web
@@ -16,7 +17,9 @@ from narthex.gateway.relay.exchange import Exchange, Explain
 from narthex.gateway.relay.outlet import Outlet
 from narthex.gateway.relay.tapped import Tapped
 from narthex.gateway.relay.timeouts import Timeouts
-from narthex.gateway.relay.translation import Translation
+
+if TYPE_CHECKING:
+    from narthex.gateway.translate import Translation
 
 IDLE_S = 3.0
 """llama-server closes a connection that was idle for 5 s. One that is reused in that moment breaks, and a
