@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from narthex.cli.card_lease import card_lease, find_gateway, must_be_no_gateway
+from narthex.cli.target import find_target
 from narthex.engines.ollama.address import parse_host
 from narthex.engines.ollama.discovery import look
 from narthex.errors import EngineError, UsageError
@@ -181,6 +182,8 @@ def test_a_study_at_the_gateway_itself_is_refused_with_ollamas_address(gateway: 
     with pytest.raises(UsageError, match="is narthex' own gateway") as error:
         must_be_no_gateway(server)
     assert "--ollama http://there:11434" in error.value.hint
+    with pytest.raises(UsageError, match="is narthex' own gateway"):
+        find_target("quality", ollama=gateway.loop.url)
 
 
 def test_a_lease_that_the_gateway_forgot_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,8 @@ def find_target(
         engine = LLAMA  # they are about its program
     if engine == OLLAMA and (engine_path or engine_args):
         raise _not_ollamas()
-    return _equipped(find_subject(model, engine=engine, ollama=ollama), engine_path, engine_args, host)
+    subject = find_subject(model, engine=engine, ollama=ollama, measured=True)
+    return _equipped(subject, engine_path, engine_args, host)
 
 
 def _equipped(
@@ -102,10 +103,8 @@ def _equipped(
         from narthex.engines.llama_server import find_engine
 
         return Target(engine=find_engine(engine_path, tuple(engine_args)), **parts)
-    from narthex.cli.card_lease import must_be_no_gateway
     from narthex.engines.ollama.shown import check_generates
 
-    must_be_no_gateway(subject.server)
     check_generates(subject.server, subject.model.served_as)
     return Target(engine=ollama_engine(subject.server, host), **parts)
 
@@ -127,6 +126,7 @@ def find_profiled(profile: Profile, *, engine_path: str | None = None, ollama: s
         profile.model.served_as if on_server else profile.model.path,
         engine=profile.engine_kind,
         ollama=ollama or profile.server_url,
+        measured=True,
     )
     if identities(subject.model) & identities(profile.model):
         return _equipped(subject, engine_path, profile.engine_args)
@@ -149,8 +149,11 @@ def retarget(target: Target, server: Server) -> Target:
     return msgspec.structs.replace(target, server=server, engine=ollama_engine(server))
 
 
-def find_subject(model: str, *, engine: str | None = None, ollama: str | None = None) -> Subject:
-    """The model alone, for commands that load nothing. Raises NarthexError."""
+def find_subject(
+    model: str, *, engine: str | None = None, ollama: str | None = None, measured: bool = False
+) -> Subject:
+    """The model alone, for commands that load nothing; ``measured``: it is going to be loaded, so its server
+    must not be narthex' own gateway. Raises NarthexError."""
     path = _file(model)
     if ollama is not None and engine is None:
         engine = OLLAMA  # whoever names a server means it
@@ -161,11 +164,20 @@ def find_subject(model: str, *, engine: str | None = None, ollama: str | None = 
         from narthex.cli.twin import find_twin
 
         server = find_ollama(ollama)
+        _must_be_engine(server, measured)
         return _served(find_twin(server, inspect_file(path)), server)
     if _is_path(model):
         find_model(model)  # raises: it tells what lies beside it
     server = _server_for(model, ollama, engine)
+    _must_be_engine(server, measured)
     return _blob(model, server) if engine == LLAMA else _served(model, server)
+
+
+def _must_be_engine(server: Server, measured: bool) -> None:
+    if measured and server.gateway:
+        from narthex.cli.card_lease import must_be_no_gateway
+
+        must_be_no_gateway(server)
 
 
 def find_ollama(url: str | None) -> Server:

@@ -192,6 +192,23 @@ def test_no_model_is_loaded_on_top_of_work_from_comfyuis_own_page() -> None:
     asyncio.run(story())
 
 
+def test_a_comfyui_that_went_for_a_study_comes_with_its_next_prompt_and_not_before() -> None:
+    async def story() -> None:
+        with FakeComfyUI(work_s=0.1, model_bytes=GIB) as comfyui:
+            async with house(comfyui) as here:
+                await image(here, portrait())
+                study = await here.conductor.acquire(["study"], wait_s=PATIENCE_S)
+                assert comfyui.executor.held_bytes == 0
+                here.conductor.release(study)
+                here.conductor.let_go("study", "it ended")
+                await until(lambda: not here.there())
+                await here.conductor.look()
+                assert here.there() == set()
+                assert here.heard.events == ["+comfyui", "-comfyui", "+study", "-study"]
+
+    asyncio.run(story())
+
+
 def test_a_share_that_is_reserved_is_no_ones_and_prompts_pass_at_once() -> None:
     async def story() -> None:
         with FakeComfyUI(work_s=0.1, model_bytes=GIB) as comfyui:

@@ -63,7 +63,13 @@ class ComfyHand:
 
     def tenant(self) -> Tenant:
         """It takes what there is where that is less than it would like, as its own memory rules have it."""
-        return Tenant(key=KEY, need=self.need_bytes, elastic=True, keep_alive_s=self._keep_alive_s)
+        return Tenant(
+            key=KEY,
+            need=self.need_bytes,
+            elastic=True,
+            keep_alive_s=self._keep_alive_s,
+            comes_back=False,  # it loads by itself, when there is a prompt
+        )
 
     def offer(self) -> Offer:
         """Its entry among what can be on the card."""

@@ -33,6 +33,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_s: float = 1800.0  # idle so long, it is unloaded; negative: never
     pinned: bool = False  # never evicted for another; the user allowed it
     exclusive: bool = False  # nothing else may be there: a study's lease
+    comes_back: bool = True  # after an image or a study that it had to go for
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):

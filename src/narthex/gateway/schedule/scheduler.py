@@ -434,7 +434,7 @@ class Scheduler:
                 continue
             self._evicted_for.setdefault(wait.key, []).append(key)
             passing = self._tenants[wait.key].exclusive or wait.ticket.rank is Rank.IMAGE
-            if passing and self._rules.restore and not place.leaving:
+            if passing and self._rules.restore and place.tenant.comes_back and not place.leaving:
                 self._restore[key] = wait.key
             effects.append(self._unload(place, f"room for {wait.key}", wait.ticket.client, now))
         return effects
