@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 _LENGTH = 2000  # letters kept: a proxy's page of HTML is no message
-_DEPTH = 4  # Ollama puts llama-server's JSON, as text, into its own
+_DEPTH = 8  # Ollama puts llama-server's JSON, as text, into its own
 
 
 def error_words(data: bytes) -> str:

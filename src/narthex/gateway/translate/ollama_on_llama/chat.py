@@ -10,7 +10,7 @@ from narthex.gateway.translate.fields import encode, not_mappable, read
 from narthex.gateway.translate.ollama_on_llama import sampling
 from narthex.gateway.translate.ollama_on_llama.answer import Answer, Form
 from narthex.gateway.translate.ollama_on_llama.messages import messages, template_words
-from narthex.gateway.translate.ollama_on_llama.pieces import chat_piece
+from narthex.gateway.translate.ollama_on_llama.pieces import answer_piece
 
 
 def chat(ask: Ask, upstream: Upstream) -> Answer:
@@ -39,7 +39,7 @@ def through_chat(ask: Ask, upstream: Upstream, body: dict[str, Any], *, form: Fo
         body["response_format"] = named if schema else {"type": "json_object"}
     if (tops := sampling.asked_logprobs(ask)) is not None:
         body |= {"logprobs": True, "top_logprobs": max(1, tops)}
-    return Answer(ask, "/v1/chat/completions", encode(body), piece=chat_piece, form=form, tops=tops)
+    return Answer(ask, "/v1/chat/completions", encode(body), piece=answer_piece, form=form, tops=tops)
 
 
 def refuse_rendering(ask: Ask) -> None:

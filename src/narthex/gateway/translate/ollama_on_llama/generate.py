@@ -1,5 +1,5 @@
-"""``/api/generate``: on ``/completion`` where the prompt goes to the model as it is, on ``/infill`` between a
-beginning and an end, else as one message of a chat."""
+"""``/api/generate``: on ``/v1/completions`` where the prompt goes to the model as it is, on ``/infill`` where
+there is a suffix, else as one message of a chat."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from narthex.gateway.translate.ollama_on_llama import sampling
 from narthex.gateway.translate.ollama_on_llama.answer import Answer
 from narthex.gateway.translate.ollama_on_llama.chat import refuse_rendering, through_chat
 from narthex.gateway.translate.ollama_on_llama.messages import one_message, template_words
-from narthex.gateway.translate.ollama_on_llama.pieces import completion_piece
+from narthex.gateway.translate.ollama_on_llama.pieces import answer_piece, infill_piece
 
 
 def generate(ask: Ask, offer: Offer, upstream: Upstream) -> Answer:
@@ -35,33 +35,49 @@ def generate(ask: Ask, offer: Offer, upstream: Upstream) -> Answer:
     if suffix:
         if raw or system:
             raise bad("A «suffix» goes with a prompt alone.", "Leave «raw» and «system» out.")
-        return _plain(
-            ask, upstream, "/infill", {"input_prefix": prompt, "input_suffix": suffix, "prompt": ""}
-        )
+        return _infill(ask, upstream, prompt, suffix)
     if raw or not (system or images or described.has_chat_template(offer)):
-        return _plain(ask, upstream, "/completion", {"prompt": prompt})
+        return _completion(ask, upstream, prompt)
     return through_chat(
         ask, upstream, {"messages": one_message(prompt, system, images or ())}, form="response"
     )
 
 
-def _plain(ask: Ask, upstream: Upstream, path: str, body: dict[str, Any]) -> Answer:
+def _completion(ask: Ask, upstream: Upstream, prompt: str) -> Answer:
+    tops = sampling.asked_logprobs(ask)
+    body = {"prompt": prompt, **_without_template(ask, upstream, "max_tokens")}
+    if ask.stream:
+        body["stream_options"] = {"include_usage": True}
+    if tops is not None:
+        body["logprobs"] = max(1, tops)
+    return Answer(ask, "/v1/completions", encode(body), piece=answer_piece, form="response", tops=tops)
+
+
+def _infill(ask: Ask, upstream: Upstream, before: str, behind: str) -> Answer:
+    """In llama-server's own dialect, which is the only one that has it."""
+    tops = sampling.asked_logprobs(ask)
+    words = {"input_prefix": before, "input_suffix": behind, "prompt": ""}
+    body = {**words, **_without_template(ask, upstream, "n_predict")}
+    if tops is not None:
+        body["n_probs"] = max(1, tops)
+    return Answer(ask, "/infill", encode(body), piece=infill_piece, form="response", tops=tops)
+
+
+def _without_template(ask: Ask, upstream: Upstream, limit: str) -> dict[str, Any]:
     if any(template_words(ask).values()):
         raise not_mappable(
             "«think» needs a chat template, and this prompt goes to the model without one.",
             "Leave «think» out, or ask with /api/chat.",
         )
+    found: dict[str, Any] = {**sampling.sampling(ask), "stream": ask.stream}
     if upstream.model:
-        body["model"] = upstream.model
-    body |= {**sampling.sampling(ask), "stream": ask.stream}
+        found["model"] = upstream.model
     most = sampling.most_tokens(ask.options, chat=False)
     if most is not None:
-        body["n_predict"] = most
+        found[limit] = most
     if (schema := sampling.schema(ask)) is not None:
-        body["json_schema"] = schema or {"type": "object"}
-    if (tops := sampling.asked_logprobs(ask)) is not None:
-        body["n_probs"] = max(1, tops)
-    return Answer(ask, path, encode(body), piece=completion_piece, form="response", tops=tops)
+        found["json_schema"] = schema or {"type": "object"}
+    return found
 
 
 def _refuse_former(ask: Ask) -> None:

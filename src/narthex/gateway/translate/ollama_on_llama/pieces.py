@@ -55,18 +55,19 @@ class _Words(msgspec.Struct):
 class _Choice(msgspec.Struct):
     delta: _Words | None = None
     message: _Words | None = None
+    text: str | None = None  # of /v1/completions
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
 
 
-class _Chat(msgspec.Struct):
+class _Answer(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
     timings: _Timings | None = None
     error: Any = None
 
 
-class _Completion(msgspec.Struct):
+class _Infill(msgspec.Struct):
     content: str = ""
     stop: bool = False
     stop_type: str = ""
@@ -96,16 +97,18 @@ class Piece(msgspec.Struct, kw_only=True):
     error: str = ""
 
 
-_chats = msgspec.json.Decoder(_Chat)
-_completions = msgspec.json.Decoder(_Completion)
+_answers = msgspec.json.Decoder(_Answer)
+_infills = msgspec.json.Decoder(_Infill)
 
 
-def chat_piece(data: bytes) -> Piece:
-    """Of ``/v1/chat/completions``, whole or a chunk. Raises msgspec.MsgspecError or UnicodeError."""
-    chat = _chats.decode(data)
-    piece = Piece(figures=_figures(chat.timings, chat.usage), error=_error(chat.error))
-    if chat.choices:
-        choice = chat.choices[0]
+def answer_piece(data: bytes) -> Piece:
+    """Of ``/v1/chat/completions`` and ``/v1/completions``, whole or a chunk. Raises
+    msgspec.MsgspecError or UnicodeError."""
+    said = _answers.decode(data)
+    piece = Piece(figures=_figures(said.timings, said.usage), error=_error(said.error))
+    if said.choices:
+        choice = said.choices[0]
+        piece.text = choice.text or ""
         words = choice.delta or choice.message
         if words is not None:
             piece.text, piece.thinking = words.content or "", words.reasoning_content or ""
@@ -117,9 +120,9 @@ def chat_piece(data: bytes) -> Piece:
     return piece
 
 
-def completion_piece(data: bytes) -> Piece:
-    """Of ``/completion`` and ``/infill``. Raises msgspec.MsgspecError or UnicodeError."""
-    said = _completions.decode(data)
+def infill_piece(data: bytes) -> Piece:
+    """Of ``/infill``, and of ``/completion``. Raises msgspec.MsgspecError or UnicodeError."""
+    said = _infills.decode(data)
     piece = Piece(text=said.content, figures=_figures(said.timings, None), error=_error(said.error))
     piece.logprobs = said.completion_probabilities
     if said.stop:
