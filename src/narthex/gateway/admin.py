@@ -1,4 +1,4 @@
-"""``Admin``: Ollama's administrative paths, which change what is stored. Off unless the policy enables them."""
+"""``Admin``: Ollama's administrative paths, which change what is stored. Off unless the policy says so."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from narthex.gateway.telling import Telling
 from narthex.gateway.translate import translation_for
 from narthex.gateway.trouble import Trouble
 from narthex.gateway.turn import Turn
+from narthex.gateway.watch.capture import Capture
 from narthex.policy.records import GatewayPolicy
 
 Handler = Callable[[web.BaseRequest, str, str], Awaitable[web.StreamResponse]]
@@ -55,10 +56,13 @@ class Gateway:
         relay: Relay,
         telling: Telling,
         lease: StudyLease[Granted],
+        keep_alive_of: Callable[[Offer], float],
+        capture: Capture | None = None,
     ) -> None:
+        """``keep_alive_of``: how long an idle offer stays by its roles, in seconds; negative: for ever."""
         self.policy, self.door, self.router = policy, door, router
         self.conductor, self.relay, self.telling = conductor, relay, telling
-        self.lease = lease
+        self.lease, self.capture, self._keep_alive_of = lease, capture, keep_alive_of
         self.under_way = 0
         self._run, self._numbers = secrets.token_hex(3), itertools.count(1)
         self._loop = asyncio.get_running_loop()
@@ -80,10 +84,12 @@ class Gateway:
         self.under_way += 1
         try:
             client = self.door.check(request)
+            if request.method == "OPTIONS":  # of a page that the policy names; others were refused
+                return web.Response(status=204, headers=self.door.cors(request))
             handler = self._routes.get((request.method, path)) or self._other(request.method, path)
-            return await handler(request, client, number)
+            return self._shown_to(request, await handler(request, client, number))
         except Trouble as trouble:
-            return refused(trouble, path, number)
+            return self._shown_to(request, refused(trouble, path, number))
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as error:
@@ -91,6 +97,12 @@ class Gateway:
             return refused(_fault(error), path, number)
         finally:
             self.under_way -= 1
+
+    def _shown_to(self, request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+        """With what lets a web page read it that the policy names."""
+        if "Origin" in request.headers and not response.prepared:
+            response.headers.update(self.door.cors(request))
+        return response
 
     def _other(self, method: str, path: str) -> Handler:
         """Raises Trouble 404 or 405."""
@@ -157,18 +169,17 @@ class Gateway:
             hold_s=route.hold_s,
         )
         turn.granted = granted
-        pinned = route.keep_alive_s < 0 and ask.keep_alive is not None
-        self.conductor.keep(granted.offer_key, route.keep_alive_s, pinned=pinned)
+        captured = self.capture.begin(ask.id, ask.body) if self.capture is not None else None
         try:
             offer, hand = self.conductor.offer(granted.offer_key), self.conductor.hand(granted.offer_key)
             turn.offer = offer
+            keep_alive_s = self._stay(route, offer, ask)
             upstream = hand.upstream(offer)
-            translation = translation_for(ask, offer, upstream, keep_alive_s=route.keep_alive_s)
-            body = (
-                translation.body
-                if translation
-                else edited(ask, offer, upstream, keep_alive_s=route.keep_alive_s)
-            )
+            translation = translation_for(ask, offer, upstream, keep_alive_s=keep_alive_s)
+            if translation is not None:
+                body = translation.body
+            else:
+                body = edited(ask, offer, upstream, keep_alive_s=keep_alive_s)
 
             async def explain(words: str, status: int | None) -> Trouble:
                 if status is None:
@@ -180,14 +191,29 @@ class Gateway:
                 ask,
                 upstream,
                 body,
-                headers=_headers(ask.id, route, offer, granted),
+                headers=_headers(ask.id, route, offer, granted) | self._cors(request),
                 translation=translation,
                 explain=explain,
+                copy=captured.feed if captured is not None else None,
             )
             turn.status = turn.tapped.status
             return turn.tapped.response
         finally:
             self.conductor.release(granted)
+            if captured is not None:
+                captured.end()
+
+    def _cors(self, request: web.BaseRequest) -> dict[str, str]:
+        return self.door.cors(request) if "Origin" in request.headers else {}
+
+    def _stay(self, route: Route, offer: Offer, ask: Ask) -> float:
+        """How long it stays once it is idle, in seconds: what the client may ask for, else the longest of
+        its roles'; negative: for ever."""
+        pinned = route.keep_alive_s < 0 and ask.keep_alive is not None
+        stays = (route.keep_alive_s, self._keep_alive_of(offer))
+        keep_alive_s = -1.0 if min(stays) < 0 else max(stays)
+        self.conductor.keep(offer.key, keep_alive_s, pinned=pinned)
+        return keep_alive_s
 
     async def _load_only(self, ask: Ask, turn: Turn) -> web.StreamResponse:
         """Ollama's request without a prompt: load, or with a keep_alive of 0 unload."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -32,6 +33,7 @@ from narthex.gateway.schedule.records import Room, Rules
 from narthex.gateway.telling import Telling
 from narthex.gateway.translate import described
 from narthex.gateway.trouble import Trouble
+from narthex.gateway.watch.capture import Capture
 from narthex.gateway.watch.events import Events
 from narthex.gateway.watch.metrics import Metrics
 from narthex.gateway.watch.request_log import RequestLog, folder
@@ -52,7 +54,8 @@ class Parts:
     def __init__(self, setup: Setup, policy: Policy, *, host: str, port: int) -> None:
         gateway = policy.gateway
         self._setup, self.policy = setup, policy
-        self.door = Door(gateway, host=host, port=port, container=setup.container)
+        self._host, self._port = host, port
+        self.door = self._door(gateway)
         self.catalogue = Catalogue(policy, ollama=setup.ollama, with_ollama=not setup.only_llama)
         llama = LlamaHand(
             lambda: find_engine(setup.engine_path, setup.engine_args),
@@ -77,6 +80,11 @@ class Parts:
             keep_alive_of=self.fleet.keep_alive,
         )
         self.telling.changed = self.listing.fresh.doubt
+        self.capture = (
+            Capture(Path(gateway.capture), lambda text: self.events.say("capture", text))
+            if gateway.capture
+            else None
+        )
         self.lease = StudyLease(self.conductor, busy=self._busy)
         self.gateway = Gateway(
             gateway,
@@ -86,6 +94,8 @@ class Parts:
             relay=self.relay,
             telling=self.telling,
             lease=self.lease,
+            keep_alive_of=self.fleet.keep_alive,
+            capture=self.capture,
         )
         self.comfyui = _comfyui(policy, self.conductor)
         self.comfyui_listen = gateway.comfyui_listen if self.comfyui else None
@@ -98,6 +108,7 @@ class Parts:
             metrics=self.metrics,
             ollama=lambda: self.view,
             reload=self.reload,
+            fresh=self.listing.fresh.please,
         )
         self._reserve = settings.get("reserve")
         self._more: list[Callable[[], Any]] = []
@@ -132,6 +143,8 @@ class Parts:
         for close in ends:
             with contextlib.suppress(Exception):  # one part that fails must not keep another from ending
                 await close()
+        if self.capture is not None:
+            await self.capture.close()
         await self.telling.close()
 
     def also_close(self, close: Callable[[], Any]) -> None:
@@ -154,7 +167,7 @@ class Parts:
         """Read narthex.toml again; nothing that runs or waits is dropped. Raises NarthexError."""
         policy = self._setup.policy()
         gateway = policy.gateway
-        self.door.change(gateway)
+        self.door = self.gateway.door = self._door(gateway)
         self.policy = policy
         self.fleet.change(policy)
         self.router.change(policy)
@@ -166,11 +179,14 @@ class Parts:
             self.comfyui.change(gateway)
         self._told_start()
 
+    def _door(self, policy: GatewayPolicy) -> Door:
+        return Door(policy, host=self._host, port=self._port, container=self._setup.container)
+
     async def comfyui_handler(self, request: web.BaseRequest) -> web.StreamResponse:
         """Of ComfyUI's own port."""
         path = request.rel_url.raw_path_qs
         try:
-            client = self.door.check(request)
+            client = self.door.check(request, any_type=True)
             assert self.comfyui is not None
             return await self.comfyui.proxy.handle(request, path, client)
         except Trouble as trouble:

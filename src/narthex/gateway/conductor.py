@@ -1,5 +1,5 @@
-"""``Conductor``: drives the scheduler on the event loop. It keeps the clock, does what comes out, and tells the
-scheduler what became of it."""
+"""``Conductor``: drives the scheduler on the event loop. It keeps the clock, does what comes out, and tells
+the scheduler what became of it."""
 
 from __future__ import annotations
 
@@ -251,6 +251,8 @@ class Conductor:
                 self._listener.vanished(place.offer)
                 self._do(self._scheduler.vanished(key, None, now))
         for key, row in found.items():
+            if key not in self._places and (foreign := _foreign(hand, key)) is not None:
+                self.add(_guest(foreign, row), hand, foreign)
             if key in self._places and key not in states:
                 self._places[key].loaded_at = now
                 self._do(self._scheduler.appeared(key, row.held, now))
@@ -363,6 +365,17 @@ class Conductor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         hands = {id(place.hand): place.hand for place in self._places.values()}
         await asyncio.gather(*(hand.close() for hand in hands.values()), return_exceptions=True)
+
+
+def _foreign(hand: Hand, key: str) -> Offer | None:
+    """What an engine holds that nobody here loaded; None where it is not known what it is."""
+    ask: Callable[[str], Offer | None] | None = getattr(hand, "foreign", None)
+    return ask(key) if ask is not None else None
+
+
+def _guest(offer: Offer, row: Seen) -> Tenant:
+    """It stays as long as its engine lets it, and goes where its room is needed."""
+    return Tenant(key=offer.key, need=row.held, twin=offer.twin, keep_alive_s=-1.0)
 
 
 def _closing() -> Trouble:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -44,9 +44,10 @@ class Desk:
         metrics: Metrics,
         ollama: Callable[[], OllamaView | None],
         reload: Callable[[], None],
+        fresh: Callable[[], Awaitable[None]],
     ) -> None:
         self._listen, self._fleet, self._router, self._conductor = listen, fleet, router, conductor
-        self._metrics, self._ollama, self._reload = metrics, ollama, reload
+        self._metrics, self._ollama, self._reload, self._fresh = metrics, ollama, reload, fresh
 
     def routes(self) -> dict[tuple[str, str], Handler]:
         """(method, path) → handler."""
@@ -66,11 +67,11 @@ class Desk:
         return _json(health.alive())
 
     async def _readyz(self, request: web.BaseRequest, client: str, number: str) -> web.Response:
-        roles = self._router.roles()
+        await self._fresh()
         ready = health.readiness(
             listen=self._listen,
             backends=self._backends(),
-            roles={role: (offer,) if offer else () for role, offer in roles.items()},
+            roles=self._router.choices(),
             offers=self._fleet.offers(),
             snapshot=self._conductor.snapshot(),
             problems=(self._fleet.problem,) if self._fleet.problem else (),

@@ -30,6 +30,9 @@ class Fleet:
         self.conductor: Conductor | None = None
         self._policy = policy
         self._synced: tuple[int, object] = (-1, None)
+        self._url = ""
+        self._stays: dict[str, float] = {}
+        self._stays_of = -1
         self._task: asyncio.Task[None] | None = None
 
     # the catalogue's face, for the listing
@@ -87,6 +90,7 @@ class Fleet:
         """Another policy."""
         self._policy = policy
         self.catalogue.change(policy)
+        self._stays.clear()
         self._synced = (-1, None)
 
     def pids(self) -> Mapping[str, frozenset[int]]:
@@ -103,6 +107,14 @@ class Fleet:
 
     def keep_alive(self, offer: Offer) -> float:
         """How long an idle offer stays: the longest of its roles', else the gateway's; negative: for ever."""
+        if self._stays_of != self.catalogue.generation:
+            self._stays.clear()
+            self._stays_of = self.catalogue.generation
+        if offer.key not in self._stays:
+            self._stays[offer.key] = self._keep_alive(offer)
+        return self._stays[offer.key]
+
+    def _keep_alive(self, offer: Offer) -> float:
         told = [
             role.keep_alive
             for role in self._policy.roles.values()
@@ -122,11 +134,12 @@ class Fleet:
         server = held.server if held is not None else None
         if self._synced == (self.catalogue.generation, server) or self.conductor is None:
             return
-        if server is not None and (self.ollama is None or self._synced[1] != server):
+        if server is not None and (self.ollama is None or self._url != server.url):
             log = await asyncio.to_thread(open_log, server)
-            old, self.ollama = (
-                self.ollama,
-                OllamaHand(server.url, server=server, stall_s=self._policy.gateway.stall, log=log),
+            stall_s = self._policy.gateway.stall
+            old, self._url = self.ollama, server.url
+            self.ollama = OllamaHand(
+                server.url, server=server, stall_s=stall_s, log=log, keep_alive=self.keep_alive
             )
             if old is not None:
                 await old.close()

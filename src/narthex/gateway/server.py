@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,8 @@ def serve(setup: Setup, say: Callable[[str], None]) -> None:
 
 async def _serve(setup: Setup, policy: Policy, say: Callable[[str], None]) -> None:
     host, port = address(policy.gateway.listen or LISTEN)
+    door = _bound(host, port)  # before anything is started: a port that is taken is the commonest mistake
+    port = int(door.getsockname()[1])
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -77,10 +80,10 @@ async def _serve(setup: Setup, policy: Policy, say: Callable[[str], None]) -> No
     runner = web.ServerRunner(server)
     await runner.setup()
     try:
-        port = await _listen(runner, host, port)
+        await parts.start()
         if parts.comfyui_listen:
             await _listen_for_comfyui(parts)
-        await parts.start()
+        await web.SockSite(runner, door, backlog=BACKLOG).start()
         loop.add_signal_handler(signal.SIGHUP, _reloader(parts))
         gc.freeze()  # what is there now stays: no later collection has to look at it
         say(f"narthex serves at http://{_spoken(host)}:{port} ({parts.describe()}). Ctrl-C ends it.")
@@ -92,29 +95,30 @@ async def _serve(setup: Setup, policy: Policy, say: Callable[[str], None]) -> No
         await runner.cleanup()
 
 
-async def _listen(runner: web.ServerRunner, host: str, port: int) -> int:
-    """The port that it really has. Raises UsageError."""
-    site = web.TCPSite(runner, host, port, backlog=BACKLOG)
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has the port and does not listen yet. Raises UsageError."""
     try:
-        await site.start()
+        family, kind, number, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, number)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(where)
     except OSError as error:
         raise UsageError(
             f"narthex can't listen at {_spoken(host)}:{port}: {error.strerror or error}.",
             hint="Another program, or another narthex, may be there; give another port with --listen.",
         ) from error
-    addresses = runner.addresses
-    return int(addresses[-1][1]) if addresses else port
+    return bound
 
 
 async def _listen_for_comfyui(parts: Parts) -> None:
-    host, port = address(parts.comfyui_listen or "")
+    door = _bound(*address(parts.comfyui_listen or ""))
     server = web.Server(
         parts.comfyui_handler, handler_cancellation=True, access_log=None, auto_decompress=False
     )
     own = web.ServerRunner(server)
     await own.setup()
     parts.also_close(own.cleanup)
-    await _listen(own, host, port)
+    await web.SockSite(own, door, backlog=BACKLOG).start()
 
 
 def _reloader(parts: Parts) -> Callable[[], None]:

@@ -60,7 +60,7 @@ class Telling:
             held_bytes=held,
             evicted=evicted,
         )
-        self._load(offer, seconds, held, clients, evicted, "")
+        self._load(offer, seconds=seconds, held=held, clients=clients, evicted=evicted, cause="")
 
     def failed(self, offer: Offer, seconds: float, trouble: Trouble, clients: Sequence[str]) -> None:
         """A load ended badly."""
@@ -75,7 +75,7 @@ class Telling:
             remedy=trouble.remedy,
             evidence=trouble.evidence[:3],
         )
-        self._load(offer, seconds, None, clients, (), trouble.cause)
+        self._load(offer, seconds=seconds, held=None, clients=clients, evicted=(), cause=trouble.cause)
 
     def evicted(self, offer: Offer, seconds: float, why: str, client: str) -> None:
         """A model was let go."""
@@ -87,7 +87,12 @@ class Telling:
         if self.log is not None:
             self.log.add(
                 UnloadRecord(
-                    at=time.time(), key=offer.key, name=offer.name, why=why, client=client, seconds=seconds
+                    at=time.time(),
+                    key=offer.key,
+                    name=offer.name,
+                    why=why,
+                    client=client,
+                    seconds=round(seconds, 6),
                 )
             )
 
@@ -109,6 +114,7 @@ class Telling:
     def _load(
         self,
         offer: Offer,
+        *,
         seconds: float,
         held: int | None,
         clients: Sequence[str],
@@ -121,7 +127,7 @@ class Telling:
                     at=time.time(),
                     key=offer.key,
                     name=offer.name,
-                    seconds=seconds,
+                    seconds=round(seconds, 6),
                     need=offer.need_bytes,
                     held=held,
                     slots=offer.slots,

@@ -21,7 +21,7 @@ from narthex.errors import NarthexError
 from narthex.gateway.diagnosing import diagnosed
 from narthex.gateway.hands._base import Progress, Seen, Told
 from narthex.gateway.hands._held import free_bytes, server_holds
-from narthex.gateway.hands.llama_setting import embedding_words, knobs_of, tail_of
+from narthex.gateway.hands.llama_setting import embedding_words, knobs_of, name_words, tail_of
 from narthex.gateway.known_errors import absent_model
 from narthex.gateway.offer import Offer, Upstream
 from narthex.gateway.trouble import Trouble
@@ -223,7 +223,8 @@ class LlamaHand:
             raise absent_model(offer.name, f"{offer.model}: no such file")
         watch("loading", None)
         engine = self._found()
-        extra = (*engine.extra_args, *offer.engine_args, *embedding_words(offer, engine))
+        words = (*name_words(offer, engine), *embedding_words(offer, engine))
+        extra = (*engine.extra_args, *offer.engine_args, *words)
         engine = msgspec.structs.replace(engine, extra_args=extra)
         free.bytes, free.before = free_bytes(), cards_before()
         server = launch(

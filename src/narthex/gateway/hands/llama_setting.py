@@ -32,6 +32,13 @@ def embedding_words(offer: Offer, engine: Engine) -> tuple[str, ...]:
     return tuple(name for name in names if name in engine.flags)[:1]
 
 
+def name_words(offer: Offer, engine: Engine) -> tuple[str, ...]:
+    """What llama-server calls itself in its answers: the offer's name, and no path of this machine."""
+    if {"-a", "--alias"} & set(offer.engine_args) or "--alias" not in engine.flags:
+        return ()
+    return ("--alias", offer.name)
+
+
 def _only_embeds(offer: Offer) -> bool:
     return "embedding" in offer.capabilities and "completion" not in offer.capabilities
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from narthex.gateway.hands.ollama_residents import FOREIGN
 from narthex.gateway.schedule.records import Room
 from narthex.host.collect import read_memory
 from narthex.host.gpu import Nvml, open_nvml
@@ -78,23 +77,22 @@ def read_room(
     ``roots``: processes whose children, like narthex' own, are no strangers, also while they still load.
 
     Without a card the main memory is what is given away. There, as under a budget without a card, only
-    ``told`` counts as held. What an Ollama holds for others, as «ollama:NAME», counts as others'.
+    ``told`` counts as held.
     """
-    said = {key: size for key, size in (told or {}).items() if not key.startswith(FOREIGN)}
-    foreign = sum((told or {}).values()) - sum(said.values())
+    said = dict(told or {})
     if elsewhere:
-        return Room(total=budget, reserve=reserve, others=foreign), said
+        return Room(total=budget, reserve=reserve), said
     nvml, _ = open_nvml()
     cards = nvml.devices() if nvml is not None else []
     if nvml is None or not cards:
-        return _without_card(budget, reserve, said, foreign)
+        return _without_card(budget, reserve, said)
     totals = [nvml.ask("nvmlDeviceGetMemoryInfo", card) for card in cards]
     if any(memory is None for memory in totals):
-        return Room(total=budget, reserve=reserve, others=foreign), said
+        return Room(total=budget, reserve=reserve), said
     total, used = sum(memory.total for memory in totals), sum(memory.used for memory in totals)
     tenants = _tenants(nvml, cards)
     seen = {key: size for key, pids in pids_by_key.items() if (size := _sum(tenants, pids)) is not None}
-    held = said | {key: size for key, size in seen.items() if not key.startswith(FOREIGN)}
+    held = said | seen
     ours = frozenset(pid for pids in pids_by_key.values() for pid in pids)
     loading = _sum(tenants, _families(roots) - ours) or 0
     return shared_out(total, used - loading, held, budget, reserve), held
@@ -126,11 +124,9 @@ def room_words(budget: int | None, *, elsewhere: bool = False) -> str:
     return f"No card that NVML knows ({why or 'it lists none'}): the main memory, {total}, is given away."
 
 
-def _without_card(
-    budget: int | None, reserve: int, said: dict[str, int], foreign: int
-) -> tuple[Room, dict[str, int]]:
+def _without_card(budget: int | None, reserve: int, said: dict[str, int]) -> tuple[Room, dict[str, int]]:
     if budget is not None:
-        return Room(total=budget, reserve=reserve, others=foreign), said
+        return Room(total=budget, reserve=reserve), said
     total, available = read_memory()
     if not total:
         return Room(reserve=reserve), said

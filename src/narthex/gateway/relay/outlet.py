@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import aiohttp
 from aiohttp import web
@@ -23,11 +23,18 @@ class _Stream(web.StreamResponse):
 class Outlet:
     """Where an answer is written. ``tapped`` is None as long as nothing was sent."""
 
-    __slots__ = ("_clock", "_headers", "_request", "tapped")
+    __slots__ = ("_clock", "_copy", "_headers", "_request", "tapped")
 
-    def __init__(self, request: web.BaseRequest, headers: Mapping[str, str], clock: Clock) -> None:
-        """``headers`` are added to the engine's. ``clock`` is told when it is the client that is slow."""
-        self._request, self._headers, self._clock = request, headers, clock
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        headers: Mapping[str, str],
+        clock: Clock,
+        copy: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """``headers`` are added to the engine's. ``clock`` is told when it is the client that is slow.
+        ``copy`` gets what is sent."""
+        self._request, self._headers, self._clock, self._copy = request, headers, clock, copy
         self.tapped: Tapped | None = None
 
     async def whole(self, answer: aiohttp.ClientResponse, data: bytes, content_type: str | None) -> Tapped:
@@ -36,6 +43,8 @@ class Outlet:
         response = web.Response(status=answer.status, body=data, headers=headers)
         self.tapped = tapped = Tapped(status=answer.status, response=response, bytes_out=len(data))
         self._clock.sending = True
+        if self._copy is not None:
+            self._copy(data)
         await response.prepare(self._request)
         await response.write_eof()
         self._clock.sending = False
@@ -59,6 +68,8 @@ class Outlet:
         """The next bytes, at once. Raises ConnectionError where the client is gone."""
         assert self.tapped is not None
         self._clock.sending = True
+        if self._copy is not None:
+            self._copy(piece)
         await self.tapped.response.write(piece)
         self._clock.sending = False
         self.tapped.bytes_out += len(piece)
@@ -67,6 +78,8 @@ class Outlet:
         """The last bytes."""
         assert self.tapped is not None
         self._clock.sending = True
+        if self._copy is not None:
+            self._copy(piece)
         await self.tapped.response.write_eof(piece)
         self._clock.sending = False
         self.tapped.bytes_out += len(piece)

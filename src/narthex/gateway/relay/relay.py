@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -62,8 +62,10 @@ class Relay:
         headers: Mapping[str, str],
         translation: Translation | None,
         explain: Explain,
+        copy: Callable[[bytes], None] | None = None,
     ) -> Tapped:
-        """Ask the engine and write its whole answer to the client, ``headers`` added.
+        """Ask the engine and write its whole answer to the client, ``headers`` added. ``copy`` gets what the
+        client gets.
 
         Raises Trouble only while nothing was sent; what fails later is told in the stream, and stands in
         :attr:`Tapped.trouble`. Raises ConnectionError where the client is gone. Whichever way it ends, and
@@ -73,7 +75,7 @@ class Relay:
         clock = Clock(self.timeouts)
         exchange = Exchange(
             ask,
-            Outlet(request, headers, clock),
+            Outlet(request, headers, clock, copy),
             clock,
             model=upstream.model or ask.model,
             translation=translation,

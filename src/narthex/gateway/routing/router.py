@@ -80,6 +80,13 @@ class Router:
             found[role.name] = next((offer for _, offer in self._heads(role) if offer is not None), None)
         return found
 
+    def choices(self) -> Mapping[str, tuple[Offer, ...]]:
+        """Role → all that it may take and that is here, in order."""
+        return {
+            role.name: tuple(offer for _, offer in self._heads(role) if offer is not None)
+            for role in self._policy.roles.values()
+        }
+
     def route(self, ask: Ask) -> Route:
         """Where a request may go. With background calls «as-asked» it also raises ``ask.rank`` to a person's.
 
