@@ -18,9 +18,12 @@ class Stopwatch:
 
     def __init__(self, received: float) -> None:
         now = time.monotonic()
-        self._begun = received if 0 < received <= now else now
-        self.waited_ns = round((now - self._begun) * 1e9)  # for a place at a model that is loaded
+        known = 0 < received <= now
+        self._begun = received if known else now
+        self._waited_ns = max(1, round((now - received) * 1e9)) if known else None
 
-    def total_ns(self) -> int:
-        """Until now; what a request waits for before it goes to the engine is part of it."""
-        return max(1, round((time.monotonic() - self._begun) * 1e9))
+    def durations(self) -> dict[str, int]:
+        """Ollama's fields. What a request waited for, a place at a loaded model, is the load; it is part of
+        the total, and left out where it is not known."""
+        told = {"total_duration": max(1, round((time.monotonic() - self._begun) * 1e9))}
+        return told if self._waited_ns is None else {**told, "load_duration": self._waited_ns}

@@ -131,8 +131,7 @@ class Answer:
         return {
             "done": True,
             "done_reason": self._end,
-            "total_duration": self._watch.total_ns(),
-            "load_duration": max(1, self._watch.waited_ns),
+            **self._watch.durations(),
             **{name: value for name, value in told.items() if value is not None},
         }
 

@@ -74,12 +74,7 @@ class Embedding:
             raise unreadable("llama-server", data)
         if self._former:
             return msgspec.json.encode({"embedding": vectors[0] if vectors else []})
-        answer = {
-            "model": self._model,
-            "embeddings": vectors,
-            "total_duration": self._watch.total_ns(),
-            "load_duration": max(1, self._watch.waited_ns),
-        }
+        answer = {"model": self._model, "embeddings": vectors, **self._watch.durations()}
         if self._count and found.usage is not None and found.usage.prompt_tokens is not None:
             answer["prompt_eval_count"] = found.usage.prompt_tokens
         return msgspec.json.encode(answer)
