@@ -286,6 +286,30 @@ def test_a_failure_that_the_translation_finds_ends_the_stream(rig: Any, run: Any
     run(main())
 
 
+def test_after_a_fault_in_the_middle_no_second_answer_follows(rig: Any, run: Any) -> None:
+    import aiohttp
+
+    class Breaks(_Shout):
+        def feed(self, data: bytes) -> bytes:
+            if b"strange" in data:
+                raise KeyError("strange")
+            return data.upper()
+
+    async def script(line: Any) -> None:
+        await line.begin("text/event-stream")
+        await line.chunk(b"data: {}\n\n")
+        await asyncio.sleep(0.01)
+        await line.chunk(b"data: strange\n\n")
+        await line.peer_left()
+
+    async def main() -> None:
+        async with rig(script, translation=Breaks) as made:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await made.answer()
+
+    run(main())
+
+
 def test_a_refusal_is_told_in_the_clients_dialect_where_it_is_not_the_engines(rig: Any, run: Any) -> None:
     said = b'{"error":{"code":400,"message":"bad tools","type":"invalid_request_error"}}'
 

@@ -90,6 +90,10 @@ class Exchange:
             await self._end_early(await self._too_late())
         except Trouble as trouble:
             await self._end_early(trouble)
+        except Exception:
+            if self._outlet.tapped is not None:  # no second answer may follow the half of the first
+                self._outlet.hang_up()
+            raise
         assert self._outlet.tapped is not None
         return self._outlet.tapped
 
