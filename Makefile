@@ -1,5 +1,6 @@
 # make demo   the main job on this machine, with the embedded engine and model; ends in demo/report.html
 # make test   lint, types, import contracts, docs, tests
+# make e2e    the gateway behind a real OpenWebUI in a real browser
 # Needs: Linux x86-64, Python 3.11 or newer, a package registry.
 
 PYTHON ?= python3
@@ -7,11 +8,11 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test install docs lint bench clean
+.PHONY: demo test e2e install docs lint bench clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "narthex needs Python 3.11 or newer; name one: make PYTHON=python3.12 …")'
@@ -49,8 +50,20 @@ lint: $(VENV)/.dev
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# A real OpenWebUI (about 770 MB, once) and a real Chromium against the gateway; pictures in e2e/shots.
+.e2e/openwebui:
+	@echo "Installing OpenWebUI for the end-to-end tests …"
+	$(PYTHON) -m venv .e2e/venv
+	.e2e/venv/bin/pip install --quiet --disable-pip-version-check --no-deps open-webui==0.12.4
+	.e2e/venv/bin/pip install --quiet --disable-pip-version-check -r $$(echo .e2e/venv/lib/python3*/site-packages/requirements-slim.txt)
+	@ln -sf venv/bin/open-webui $@
+
+e2e: $(VENV)/.dev .e2e/openwebui
+	$(PIP) -e '.[embedded,dev,e2e]'
+	NARTHEX_E2E_OPENWEBUI=$(CURDIR)/.e2e/openwebui $(BIN)/python -m pytest e2e --import-mode=prepend -s
+
 bench: $(VENV)/.dev
 	$(BIN)/python bench/startup.py
 
 clean:
-	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .e2e e2e/shots demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

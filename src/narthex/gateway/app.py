@@ -17,6 +17,7 @@ from narthex.gateway.asking import edited, read_ask
 from narthex.gateway.conductor import Conductor, Granted
 from narthex.gateway.door.door import Door, read_body
 from narthex.gateway.framing import refusal
+from narthex.gateway.hands.llama import NOT_LOADED
 from narthex.gateway.lease import StudyLease
 from narthex.gateway.offer import Offer
 from narthex.gateway.relay.relay import Relay
@@ -41,6 +42,7 @@ ASKS = (
     "/v1/responses",
 )
 _TOO_LONG = "context_too_large"
+_IN_ASCII = str.maketrans({"«": '"', "»": '"', "·": ",", "–": "-", "’": "'", "\n": " "})
 
 
 class Gateway:
@@ -152,11 +154,19 @@ class Gateway:
         try:
             return await self._on(route, request, ask, turn)
         except Trouble as trouble:
-            needed = trouble.figures.get("n_prompt_tokens") if trouble.cause == _TOO_LONG else None
-            larger = self.router.larger(ask, route, int(needed)) if needed else None
-            if larger is None:
+            other = await self._other_way(route, ask, trouble)
+            if other is None:
                 raise
-            return await self._on(larger, request, ask, turn)
+            return await self._on(other, request, ask, turn)
+
+    async def _other_way(self, route: Route, ask: Ask, trouble: Trouble) -> Route | None:
+        """The same way where the engine was gone before it was asked, a larger setting where the prompt is
+        too long; None where asking again makes no sense. Nothing was sent to the client yet."""
+        if trouble.cause == NOT_LOADED:
+            await self.conductor.look()
+            return route
+        needed = trouble.figures.get("n_prompt_tokens") if trouble.cause == _TOO_LONG else None
+        return self.router.larger(ask, route, int(needed)) if needed else None
 
     async def _on(self, route: Route, request: web.BaseRequest, ask: Ask, turn: Turn) -> web.StreamResponse:
         turn.route = route
@@ -276,4 +286,5 @@ def _headers(number: str, route: Route, offer: Offer, granted: Granted) -> dict[
 
 def _plain(text: str) -> str:
     """What a header can hold: other signs than ASCII's are percent-encoded."""
-    return quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[]^_`{|}~%") if not text.isascii() else text
+    text = text.translate(_IN_ASCII)
+    return text if text.isascii() else quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[]^_`{|}~%")

@@ -30,6 +30,7 @@ from narthex.host.gpu import cards_before
 from narthex.outcomes import Outcome
 
 _T = TypeVar("_T")
+NOT_LOADED = "not_loaded"  # the process is gone: whoever asks has it loaded again
 _THREADS = 32  # of loads, ends and looks at the same time; each waits most of the time
 _DEATH_S = 3.0  # a process that breaks a connection is gone by then; one that dumps core may take longer
 _DEATH_POLL_S = 0.02
@@ -129,9 +130,9 @@ class LlamaHand:
     def upstream(self, offer: Offer) -> Upstream:
         """Its server's own address. Raises Trouble where none runs."""
         up = self._up.get(offer.key)
-        if up is None:
+        if up is None or not up.server.alive():
             words = f"No llama-server runs for «{offer.name}» now."
-            raise Trouble(503, "not_loaded", words, remedy="Ask again: it is loaded then.", retry_after_s=1.0)
+            raise Trouble(503, NOT_LOADED, words, remedy="Ask again: it is loaded then.", retry_after_s=1.0)
         return Upstream(url=up.server.url, dialect="llama-server", model="")
 
     async def look(self) -> tuple[Seen, ...]:

@@ -299,7 +299,7 @@ class Scheduler:
                 continue
             elif (failed := self._failed.get(key)) is not None and failed[1] > now:
                 trouble = failed[0]
-            elif not self.is_ready(key) and (never := self._never(tenant)) is not None:
+            elif key not in self._places and (never := self._never(tenant)) is not None:
                 trouble = never
             else:
                 found = key
