@@ -16,6 +16,7 @@ from aiohttp import web
 
 from narthex.errors import NarthexError, UsageError
 from narthex.gateway.building import Parts
+from narthex.gateway.door.wire import wire_logger
 from narthex.policy import Policy, load_policy
 
 LISTEN = "127.0.0.1:11435"
@@ -74,6 +75,7 @@ async def _serve(setup: Setup, policy: Policy, say: Callable[[str], None]) -> No
         parts.gateway.handle,
         handler_cancellation=True,
         access_log=None,
+        logger=wire_logger(),
         max_field_size=HEADER_BYTES,
         auto_decompress=False,
     )
@@ -113,7 +115,11 @@ def _bound(host: str, port: int) -> socket.socket:
 async def _listen_for_comfyui(parts: Parts) -> None:
     door = _bound(*address(parts.comfyui_listen or ""))
     server = web.Server(
-        parts.comfyui_handler, handler_cancellation=True, access_log=None, auto_decompress=False
+        parts.comfyui_handler,
+        handler_cancellation=True,
+        access_log=None,
+        logger=wire_logger(),
+        auto_decompress=False,
     )
     own = web.ServerRunner(server)
     await own.setup()
