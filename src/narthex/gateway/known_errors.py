@@ -23,6 +23,10 @@ _BATCH = re.compile(r"input \((\d+) tokens\) is too large to process.*?batch siz
 _NO_MODEL = re.compile(r"model \\?['\"](.*?)\\?['\"] not found|invalid model name|pull model manifest")
 _FULL = re.compile(r"maximum pending requests exceeded|server busy, please try again")
 _CANNOT = re.compile(r'\\?"?([^"\\]*)\\?"? does not support (\w+)')
+_CANNOT_LLAMA = re.compile(  # llama-server says it with 500 and 501
+    r"(?P<one>Infill|image input|audio input|[Ee]mbedding\w*) is not supported"
+    r"|does not support (?P<two>embedding\w*|infill)"
+)
 _STATUS_ABSENT, _STATUS_BUSY = 404, 503
 _QUEUE_AGAIN_S = 5.0
 
@@ -44,15 +48,24 @@ def known_error(words: str, status: int | None, *, model: str, offer: Offer | No
         )
     if status in (None, _STATUS_ABSENT) and (found := _NO_MODEL.search(words)):
         return absent_model(found[1] or model, words)
-    if status is not None and 400 <= status < 500 and (found := _CANNOT.search(words)):
-        return Trouble(
-            400,
-            "capability_missing",
-            f"«{model}» can't do this: it does not support {found[2]}.",
-            remedy=f"Ask a model that does; `ollama show {model}` lists what this one can.",
-            evidence=(words[:500],),
-        )
-    return None
+    return _incapable(words, status, model) if status is not None else None
+
+
+def _incapable(words: str, status: int, model: str) -> Trouble | None:
+    """A model or an engine that can't do what is asked; None where the words are no such thing."""
+    if 400 <= status < 500 and (found := _CANNOT.search(words)):
+        what = found[2]
+    elif found := _CANNOT_LLAMA.search(words):
+        what = (found["one"] or found["two"]).lower()
+    else:
+        return None
+    return Trouble(
+        400,
+        "capability_missing",
+        f"«{model}» can't do this: it does not support {what}.",
+        remedy=f"Ask a model that does; POST /api/show tells what «{model}» can.",
+        evidence=(words[:500],),
+    )
 
 
 def absent_model(name: str, words: str = "") -> Trouble:
