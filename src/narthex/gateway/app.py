@@ -163,7 +163,8 @@ class Gateway:
         """The same way where the engine was gone before it was asked, a larger setting where the prompt is
         too long; None where asking again makes no sense. Nothing was sent to the client yet."""
         if trouble.cause == NOT_LOADED:
-            await self.conductor.look()
+            self.conductor.doubt()
+            await self.conductor.look_briefly()
             return route
         needed = trouble.figures.get("n_prompt_tokens") if trouble.cause == _TOO_LONG else None
         return self.router.larger(ask, route, int(needed)) if needed else None
@@ -192,9 +193,11 @@ class Gateway:
                 body = edited(ask, offer, upstream, keep_alive_s=keep_alive_s)
 
             async def explain(words: str, status: int | None) -> Trouble:
-                if status is None:
+                trouble = await hand.explain(offer, words, status)
+                if status is None:  # who asks again is not sent to an engine that is gone
                     self.conductor.doubt()
-                return await hand.explain(offer, words, status)
+                    await self.conductor.look_briefly()
+                return trouble
 
             turn.tapped = await self.relay.relay(
                 request,
@@ -207,6 +210,8 @@ class Gateway:
                 copy=captured.feed if captured is not None else None,
             )
             turn.status = turn.tapped.status
+            if turn.tapped.trouble is not None:
+                turn.cause = turn.tapped.trouble.cause
             return turn.tapped.response
         finally:
             self.conductor.release(granted)
@@ -287,4 +292,5 @@ def _headers(number: str, route: Route, offer: Offer, granted: Granted) -> dict[
 def _plain(text: str) -> str:
     """What a header can hold: other signs than ASCII's are percent-encoded."""
     text = text.translate(_IN_ASCII)
-    return text if text.isascii() else quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[]^_`{|}~%")
+    plain = text.isascii() and text.isprintable()
+    return text if plain else quote(text, safe=" !\"#$&'()*+,-./:;<=>?@[]^_`{|}~%")

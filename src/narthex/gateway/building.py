@@ -117,8 +117,8 @@ class Parts:
         """Look at what is there, and open for requests."""
         await self.relay.start()
         self.conductor.add(TENANT, StudyHand(), OFFER)
+        self.fleet.joined = self._join_ollama
         await self.fleet.start(self.conductor)
-        await self._join_ollama()
         await self.conductor.look()
         if self.comfyui is not None:
             self.comfyui.start()
@@ -223,7 +223,7 @@ class Parts:
             and all(offer.backend == "ollama" for offer in self.fleet.offers())
         )
 
-    async def _join_ollama(self) -> None:
+    def _join_ollama(self) -> None:
         held = self.catalogue.held
         if held is not None and (self.view is None or self.view.url != held.server.url):
             self.view = OllamaView(held.server.url)

@@ -34,6 +34,7 @@ from narthex.gateway.trouble import Trouble
 FRESH_S = 1.0  # older than that, what is loaded is looked up again before a load is decided
 IDLE_LOOK_S = 10.0  # between two looks while nothing is loaded and nobody waits
 LOOK_LIMIT_S = 3.0  # a look that takes longer tells nothing
+BRIEFLY_S = 0.5  # so long a request waits for a look; an engine that hangs must not hold up another's
 
 Observe = Callable[[], Awaitable[tuple[Room, Mapping[str, int]]]]
 
@@ -73,6 +74,7 @@ class _Place:
     hand: Hand
     tenant: Tenant
     loaded_at: float = -1.0
+    gone_at: float = -1.0  # when it was let go, or could not be loaded
     progress: Progress | None = None
     load_s: float | None = None  # its last load took so long
 
@@ -90,6 +92,7 @@ class Conductor:
         self._timer: asyncio.TimerHandle | None = None
         self._looked_at = -FRESH_S
         self._looking: asyncio.Task[None] | None = None
+        self._look_again = False  # something happened since the look began
         self._closed = False
         self._loop = asyncio.get_running_loop()
 
@@ -155,7 +158,9 @@ class Conductor:
             raise _closing()
         begun = self._loop.time()
         if begun - self._looked_at > FRESH_S and not self._is_ready(choices[0]):
-            await self.look()
+            await self.look_briefly()
+        if self._closed:
+            raise _closing()
         now = self._loop.time()
         ticket = next(self._ids)
         effects = self._scheduler.submit(
@@ -177,7 +182,7 @@ class Conductor:
         self._do(effects)
         try:
             grant = await future
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or told that narthex ends: a place given meanwhile goes back
             self._do(self._scheduler.cancel(ticket, self._loop.time()))
             raise
         finally:
@@ -210,34 +215,49 @@ class Conductor:
 
     async def look(self) -> None:
         """Ask the engines and the card what is there now; several callers share one look."""
-        if self._looking is None or self._looking.done():
-            self._looking = self._begin(self._look())
-        await asyncio.shield(self._looking)
+        await asyncio.wait((self._begin_look(),))
+
+    async def look_briefly(self) -> None:
+        """The same, but an engine that does not answer is not waited for."""
+        await asyncio.wait((self._begin_look(),), timeout=BRIEFLY_S)
 
     def doubt(self) -> None:
-        """Something was seen that does not fit, as an engine that broke off: look soon."""
-        self._looked_at = -FRESH_S
+        """Something was seen that does not fit, as an engine that broke off: look now, and once more where
+        a look is under way, which may have seen what was before."""
+        if self._closed:
+            return
+        self._look_again = self._looking is not None and not self._looking.done()
+        self._begin_look()
+
+    def _begin_look(self) -> asyncio.Task[None]:
         if self._looking is None or self._looking.done():
             self._looking = self._begin(self._look())
+        return self._looking
 
     async def _look(self) -> None:
-        begun = self._loop.time()
+        await self._look_once()
+        while self._look_again:
+            self._look_again = False
+            await self._look_once()
+
+    async def _look_once(self) -> None:
         hands = {id(place.hand): place.hand for place in self._places.values()}
-        seen = await asyncio.gather(*(self._seen(hand) for hand in hands.values()))
-        with contextlib.suppress(OSError, asyncio.TimeoutError):
-            room, held = await asyncio.wait_for(self._observe(), LOOK_LIMIT_S)
-            self._do(self._scheduler.observe(room, held, self._loop.time()))
-        for hand, there in zip(hands.values(), seen, strict=True):
-            if there is not None:
-                self._compare(hand, there, begun)
+        await asyncio.gather(self._look_at_card(), *(self._look_at(hand) for hand in hands.values()))
         self._looked_at = self._loop.time()
 
-    async def _seen(self, hand: Hand) -> tuple[Seen, ...] | None:
-        """None where it can't be told: unknown is not empty."""
+    async def _look_at_card(self) -> None:
+        with contextlib.suppress(Exception):  # whatever keeps it from being told: what was known stays
+            room, held = await asyncio.wait_for(self._observe(), LOOK_LIMIT_S)
+            self._do(self._scheduler.observe(room, held, self._loop.time()))
+
+    async def _look_at(self, hand: Hand) -> None:
+        """Where it can't be told, nothing changes: unknown is not empty."""
+        begun = self._loop.time()
         try:
-            return await asyncio.wait_for(hand.look(), LOOK_LIMIT_S)
-        except (TimeoutError, Trouble, OSError):
-            return None
+            there = await asyncio.wait_for(hand.look(), LOOK_LIMIT_S)
+        except Exception:  # whatever one engine answers, the others are looked at
+            return
+        self._compare(hand, there, begun)
 
     def _compare(self, hand: Hand, there: Sequence[Seen], begun: float) -> None:
         """``begun``: what was loaded since then need not have been seen."""
@@ -253,7 +273,7 @@ class Conductor:
         for key, row in found.items():
             if key not in self._places and (foreign := _foreign(hand, key)) is not None:
                 self.add(_guest(foreign, row), hand, foreign)
-            if key in self._places and key not in states:
+            if key in self._places and key not in states and self._places[key].gone_at < begun:
                 self._places[key].loaded_at = now
                 self._do(self._scheduler.appeared(key, row.held, now))
 
@@ -283,12 +303,12 @@ class Conductor:
 
     async def _load(self, effect: Load) -> None:
         place, begun = self._places[effect.key], self._loop.time()
-        self._listener.loading(place.offer, effect.clients, effect.evicted)
 
         def told(progress: Progress) -> None:
             place.progress = progress
 
         try:
+            self._listener.loading(place.offer, effect.clients, effect.evicted)
             held = await place.hand.load(place.offer, told)
         except Trouble as trouble:
             self._failed(effect, trouble, begun)
@@ -304,16 +324,22 @@ class Conductor:
             place.progress = None
 
     def _failed(self, effect: Load, trouble: Trouble, begun: float) -> None:
-        now = self._loop.time()
-        self._listener.failed(self._places[effect.key].offer, now - begun, trouble, effect.clients)
+        place = self._places[effect.key]
+        now = place.gone_at = self._loop.time()
         self._do(self._scheduler.failed(effect.key, trouble, now))
+        self._listener.failed(place.offer, now - begun, trouble, effect.clients)
 
     async def _unload(self, effect: Unload) -> None:
         place, begun = self._places[effect.key], self._loop.time()
-        with contextlib.suppress(Trouble):  # an engine that is gone holds nothing, either
+        failed = False
+        try:
             await place.hand.unload(place.offer)
-        now = self._loop.time()
+        except Exception:  # an engine that is gone holds nothing; what still does is seen by a look
+            failed = True
+        now = place.gone_at = self._loop.time()
         self._do(self._scheduler.unloaded(effect.key, now))
+        if failed:
+            self.doubt()
         self._listener.evicted(place.offer, now - begun, effect.why, effect.client)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -340,8 +366,8 @@ class Conductor:
     def _tick(self) -> None:
         self._timer = None
         now = self._loop.time()
-        if now - self._looked_at >= FRESH_S and (self._looking is None or self._looking.done()):
-            self._looking = self._begin(self._look())
+        if now - self._looked_at >= FRESH_S:
+            self._begin_look()
         self._do(self._scheduler.tick(now))
 
     def _is_ready(self, key: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from narthex.errors import NarthexError
 from narthex.gateway.ask import Ask, Rank
 from narthex.gateway.conductor import Conductor
 from narthex.gateway.door.door import read_body
@@ -140,8 +141,14 @@ class Desk:
         return _json(b'{"released":true}')
 
     async def _read_again(self, request: web.BaseRequest, client: str, number: str) -> web.Response:
+        """At once; a file that makes no sense changes nothing, and is told with what is wrong in it."""
         await read_body(request, BODY)
-        self._reload()
+        try:
+            self._reload()
+        except NarthexError as error:
+            words = f"The policy stays as it was: {error.message}"
+            raise Trouble(400, "bad_policy", words, remedy=error.hint) from error
+        await self._fleet.refresh()
         return _json(b'{"reloaded":true}')
 
     def _backends(self) -> tuple[BackendState, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -28,6 +28,7 @@ class Fleet:
         self.catalogue, self.llama = catalogue, llama
         self.ollama: OllamaHand | None = None
         self.conductor: Conductor | None = None
+        self.joined: Callable[[], None] = _nobody  # hears of an Ollama that was found
         self._policy = policy
         self._synced: tuple[int, object] = (-1, None)
         self._url = ""
@@ -143,6 +144,7 @@ class Fleet:
             )
             if old is not None:
                 await old.close()
+            self.joined()
         offers = self.catalogue.offers()
         if self.ollama is not None:
             self.ollama.know(offers)
@@ -151,6 +153,10 @@ class Fleet:
             if hand is not None:
                 self.conductor.add(tenant_of(offer, self.keep_alive(offer)), hand, offer)
         self._synced = (self.catalogue.generation, server)
+
+
+def _nobody() -> None:
+    """Nobody listens."""
 
 
 def tenant_of(offer: Offer, keep_alive_s: float) -> Tenant:

@@ -22,6 +22,7 @@ from narthex.policy import Policy, load_policy
 LISTEN = "127.0.0.1:11435"
 BACKLOG = 1024
 HEADER_BYTES = 16 << 10
+END_S = 1.0  # for connections that are left when all engines have ended
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,14 +80,14 @@ async def _serve(setup: Setup, policy: Policy, say: Callable[[str], None]) -> No
         max_field_size=HEADER_BYTES,
         auto_decompress=False,
     )
-    runner = web.ServerRunner(server)
+    runner = web.ServerRunner(server, shutdown_timeout=END_S)
     await runner.setup()
     try:
+        loop.add_signal_handler(signal.SIGHUP, _reloader(parts))
         await parts.start()
         if parts.comfyui_listen:
             await _listen_for_comfyui(parts)
         await web.SockSite(runner, door, backlog=BACKLOG).start()
-        loop.add_signal_handler(signal.SIGHUP, _reloader(parts))
         gc.freeze()  # what is there now stays: no later collection has to look at it
         say(f"narthex serves at http://{_spoken(host)}:{port} ({parts.describe()}). Ctrl-C ends it.")
         await stop.wait()

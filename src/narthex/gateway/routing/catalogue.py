@@ -145,7 +145,7 @@ class Catalogue:
         try:
             if self._held is None:
                 now = time.monotonic()
-                if now - self._searched < SEARCH_S:
+                if self._url is None and now - self._searched < SEARCH_S:
                     return self.problem
                 self._searched = now
                 self._named = self._url is not None or bool(settings.get("ollama_host"))
