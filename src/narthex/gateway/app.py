@@ -210,6 +210,8 @@ class Gateway:
                 copy=captured.feed if captured is not None else None,
             )
             turn.status = turn.tapped.status
+            if turn.tapped.trouble is not None:  # told within the stream, whose status was said already
+                turn.cause = turn.tapped.trouble.cause
             if turn.tapped.trouble is not None:
                 turn.cause = turn.tapped.trouble.cause
             return turn.tapped.response

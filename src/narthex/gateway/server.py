@@ -22,6 +22,7 @@ from narthex.policy import Policy, load_policy
 LISTEN = "127.0.0.1:11435"
 BACKLOG = 1024
 HEADER_BYTES = 16 << 10
+KEEP_OPEN_S = 120.0  # an idle connection; clients open another one when they need it
 END_S = 1.0  # for connections that are left when all engines have ended
 
 
@@ -78,6 +79,7 @@ async def _serve(setup: Setup, policy: Policy, say: Callable[[str], None]) -> No
         access_log=None,
         logger=wire_logger(),
         max_field_size=HEADER_BYTES,
+        keepalive_timeout=KEEP_OPEN_S,
         auto_decompress=False,
     )
     runner = web.ServerRunner(server, shutdown_timeout=END_S)
