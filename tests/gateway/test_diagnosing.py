@@ -158,3 +158,24 @@ def test_a_gateway_without_failures_never_imports_the_doctor() -> None:
     words = "import sys, narthex.gateway.diagnosing; print('narthex.doctor.rules' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_a_failure_of_another_model_in_the_same_log_is_not_taken_for_this_ones() -> None:
+    theirs, ours = "8" * 64, "a" * 64
+    log = (
+        "llama_model_load: error loading model: tensor 'a' data is not within the file bounds\n"
+        f'time=2026-11-22T10:00:00Z level=INFO source=sched.go:1 msg="failed to load model metadata" '
+        f"model=/root/.ollama/models/blobs/sha256-{theirs} "
+        "error=\"tensor 'token_embd.weight' offset+size (184785600) exceeds file size (126556518)\"\n"
+    )
+    trouble = asyncio.run(
+        diagnosed(
+            "llama runner process no longer running",
+            500,
+            [("ollama.log", log.encode())],
+            model="chat",
+            offer=Offer(key="k", backend="ollama", name="chat", model="chat", twin=f"ollama:{ours}"),
+            outcome=Outcome.RUNNER_DIED,
+        )
+    )
+    assert trouble.cause == "runner_died"

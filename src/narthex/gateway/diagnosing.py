@@ -59,6 +59,10 @@ async def diagnosed(
     return await asyncio.to_thread(case.trouble)
 
 
+_BLOB = re.compile(r"sha256[-:]([0-9a-f]{64})")
+_HEX = 64
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Case:
     """One failure."""
@@ -89,8 +93,14 @@ class _Case:
         wanted = MEMORY if self.outcome is not None and self.outcome.is_memory else (*MEMORY, *OTHERS)
         if self.outcome in (Outcome.CORRUPT_FILE, Outcome.UNSUPPORTED_ARCHITECTURE):
             wanted = OTHERS
-        fitting = [row for row in found if row.cause in wanted]
+        fitting = [row for row in found if row.cause in wanted and not self._of_another(row)]
         return next(iter(fitting), None)
+
+    def _of_another(self, finding: Finding) -> bool:
+        """Whether its lines name model files, and not this one: a log tells of all that a server does."""
+        own = self.offer.twin.rpartition(":")[2] if self.offer is not None else ""
+        named = {found for quote in finding.evidence for found in _BLOB.findall(quote.text)}
+        return len(own) == _HEX and bool(named) and own not in named
 
     def _examined(self) -> Diagnosis:
         from narthex.doctor.diagnose import diagnose
