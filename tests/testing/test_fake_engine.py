@@ -24,6 +24,7 @@ from narthex.engines.ollama import processes
 from narthex.engines.ollama.discovery import find_server
 from narthex.host.processes import runs
 from narthex.knobs import KnobValues
+from narthex.models.gguf import inspect_file
 from narthex.outcomes import Outcome
 from narthex.testing.engine.card import Card
 from narthex.testing.fake_engine import QuickOllama, Scenery
@@ -188,6 +189,18 @@ def test_a_client_that_leaves_is_noted(engine: Engine, scene: Scenery, tmp_path:
             client.sendall(head.encode() + body)
             until(lambda: scene.events("first request"))
         until(lambda: scene.events("gone", how="left", model="big"))
+
+
+def test_a_model_file_that_it_writes_has_the_size_that_its_load_takes(
+    engine: Engine, scene: Scenery, tmp_path: Path
+) -> None:
+    file = scene.model_file("written", 3 * GIB)
+    found = inspect_file(file)
+    assert (found.architecture, found.layers) == ("llama", 32)
+    assert abs(found.file_bytes - 3 * GIB) < MIB
+    with launch(engine, file, KnobValues(num_ctx=512), log_dir=tmp_path) as server:
+        assert scene.card is not None
+        assert scene.card.held() == {server.pid: 3 * GIB}
 
 
 # as an Ollama

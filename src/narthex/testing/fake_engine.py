@@ -38,6 +38,19 @@ from narthex.testing.engine.manner import fault_file, read_scene
 from narthex.testing.engine.record import read_record
 
 _START_S = 30.0
+_LAYERS, _HIDDEN = 32, 1024
+_METADATA: dict[str, Any] = {
+    "general.architecture": "llama",
+    "llama.block_count": _LAYERS,
+    "llama.context_length": 131072,
+    "llama.embedding_length": _HIDDEN,
+    "llama.feed_forward_length": 4 * _HIDDEN,
+    "llama.attention.head_count": 16,
+    "llama.attention.head_count_kv": 2,
+    "llama.attention.layer_norm_rms_epsilon": 1e-05,
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.tokens": [f"t{number}" for number in range(256)],
+}
 
 
 class Scenery:
@@ -73,6 +86,16 @@ class Scenery:
             _PROGRAM.format(python=sys.executable, source=_source(), scene=str(self.path))
         )
         self.program.chmod(0o755)
+
+    def model_file(self, name: str, size: int) -> Path:
+        """A GGUF file with a whole header, of that apparent size, which its load takes of the card."""
+        from narthex.testing.gguf_writer import write_gguf
+
+        self.change(name, model_bytes=size, layers=_LAYERS + 1)
+        rows = size // _LAYERS // _HIDDEN // 2  # two bytes a weight
+        tensors = [("token_embd.weight", (_HIDDEN, 256), "F16"), ("output_norm.weight", (_HIDDEN,), "F32")]
+        tensors += [(f"blk.{at}.ffn_up.weight", (_HIDDEN, rows), "F16") for at in range(_LAYERS)]
+        return write_gguf(self.folder / f"{name}.gguf", _METADATA, tensors)
 
     def change(self, model: str, **changes: Any) -> None:
         """From the next load of this model on."""
