@@ -126,8 +126,10 @@ class Scheduler:
             self._failed[key] = (trouble, now + self._rules.remember_s)
         effects: list[Effect] = []
         for wait in [wait for wait in self._waits.values() if wait.key == key]:
-            if not self._choose(wait, now, without=key):
+            if self._choose(wait, now, without=key) is not None:
                 effects.append(self._refuse(wait, trouble))
+            else:
+                wait.instead = wait.instead or trouble.message
         return effects + self._settle(now)
 
     def unloaded(self, key: str, now: float) -> list[Effect]:
