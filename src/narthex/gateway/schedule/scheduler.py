@@ -35,6 +35,7 @@ class _Wait:
     since: float
     key: str = ""  # the choice that it waits for now
     instead: str = ""  # why it is not the first one
+    failed: tuple[str, ...] = ()  # choices whose load failed while it waited: it asks for none of them twice
 
 
 class Scheduler:
@@ -126,7 +127,8 @@ class Scheduler:
             self._failed[key] = (trouble, now + self._rules.remember_s)
         effects: list[Effect] = []
         for wait in [wait for wait in self._waits.values() if wait.key == key]:
-            if self._choose(wait, now, without=key) is not None:
+            wait.failed += (key,)
+            if self._choose(wait, now) is not None:
                 effects.append(self._refuse(wait, trouble))
             else:
                 wait.instead = wait.instead or trouble.message
@@ -289,7 +291,7 @@ class Scheduler:
     def _starved(self, wait: _Wait, now: float) -> bool:
         return now - wait.since >= self._rules.starvation_s
 
-    def _choose(self, wait: _Wait, now: float, without: str = "") -> Trouble | None:
+    def _choose(self, wait: _Wait, now: float) -> Trouble | None:
         """Set the choice that it waits for; the trouble of the last one where none can be had."""
         trouble: Trouble | None = None
         first, found = wait.ticket.choices[0], ""
@@ -297,7 +299,7 @@ class Scheduler:
             tenant = self._tenants.get(key)
             if tenant is None:
                 trouble = trouble or Trouble(404, "model_not_found", f"«{key}» is not known.")
-            elif key == without:
+            elif key in wait.failed and not self.is_ready(key):
                 continue
             elif (failed := self._failed.get(key)) is not None and failed[1] > now:
                 trouble = failed[0]
