@@ -3,61 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 
-from narthex.gateway.ask import Rank
+from narthex.gateway.schedule import troubles
+from narthex.gateway.schedule.place import Place, State
 from narthex.gateway.schedule.records import Room, Tenant
 from narthex.gateway.trouble import Trouble
-from narthex.units import format_size
-
-FOLLOW_UP_S = 1.0  # a tenant that was asked again soon after an answer is waited for so long once more
-
-
-class State(StrEnum):
-    """Of a tenant that is there."""
-
-    LOADING = "loading"
-    READY = "ready"
-    UNLOADING = "unloading"
-
-
-@dataclass(slots=True)
-class Place:
-    """A tenant on the card."""
-
-    tenant: Tenant
-    state: State
-    since: float  # in this state
-    held: int | None = None
-    running: dict[int, Rank] = field(default_factory=dict)
-    idle_since: float | None = None
-    ready_at: float = 0.0
-    last_used: float = 0.0
-    draining: bool = False  # no new grants: another's time has come
-    leaving: bool = False  # no new grants: it is let go once it is idle
-    followed_up: bool = False  # it was asked again right after an answer
-
-    @property
-    def open(self) -> bool:
-        """Whether it takes new ones, slots apart."""
-        return self.state is State.READY and not self.draining and not self.leaving
-
-    @property
-    def idle(self) -> bool:
-        """Ready, and without work."""
-        return self.state is State.READY and not self.running
-
-    def has_slot(self) -> bool:
-        """Whether one more may run there."""
-        slots = self.tenant.slots
-        return slots is None or len(self.running) < slots
-
-    def protected_until(self, residency_s: float) -> float:
-        """It was loaded a moment ago and is in use between two answers: until then it is not taken away."""
-        if not self.followed_up or self.idle_since is None:
-            return 0.0
-        return min(self.ready_at + residency_s, self.idle_since + FOLLOW_UP_S)
 
 
 class Ledger:
@@ -69,7 +19,7 @@ class Ledger:
         self._seen: dict[str, int] = {}  # what a tenant really held, when it was there
 
     def learn(self, key: str, held: int | None) -> None:
-        """What a tenant really holds."""
+        """What a tenant really holds, in bytes; None: not known."""
         if held is None:
             return
         self._seen[key] = held
@@ -77,7 +27,7 @@ class Ledger:
             place.held = held
 
     def most(self) -> int | None:
-        """What one tenant could have at most; None where the card is not known."""
+        """Bytes that one tenant could have alone; None where the card is not known."""
         room = self.room
         return None if room.total is None else max(0, room.total - room.reserve - room.others)
 
@@ -115,42 +65,18 @@ class Ledger:
         return most is None or self.taken(gone) + self.need(tenant) <= most
 
     def never(self, tenant: Tenant) -> Trouble | None:
-        """Why it can't be had even alone; None where it can."""
-        most, room = self.most(), self.room
-        if most is None or tenant.exclusive or (need := self.need(tenant)) <= most:
+        """Why it can't be had even if everything goes that may go; None where it can."""
+        most = self.most()
+        if most is not None and not tenant.exclusive and self.need(tenant) > most:
+            return troubles.does_not_fit(self.need(tenant), self.room)
+        pinned = [key for key, place in self.places.items() if _stays(place) and key != tenant.key]
+        if not pinned or self.fits(tenant, [key for key in self.places if key not in pinned]):
             return None
-        assert room.total is not None
-        figures = {
-            "need_bytes": need,
-            "total_bytes": room.total,
-            "reserve_bytes": room.reserve,
-            "others_bytes": room.others,
-        }
-        words = (
-            f"It needs {format_size(need)}; the card has {format_size(room.total)}, of which "
-            f"{format_size(room.reserve)} stay free and {format_size(room.others)} are held by other programs."
-        )
-        if need <= room.total - room.reserve:
-            return Trouble(
-                503,
-                "vram_held_by_others",
-                words,
-                remedy="`narthex host` shows who holds it; it is loaded once they let go.",
-                retry_after_s=10,
-                figures=figures,
-            )
-        return Trouble(
-            507,
-            "vram_does_not_fit",
-            words,
-            remedy="`narthex plan MODEL` shows a setting that fits: less context, fewer GPU layers, a smaller KV "
-            "type.",
-            figures=figures,
-        )
+        return troubles.pinned(pinned)
 
     def victims(self, tenant: Tenant, candidates: Sequence[Place]) -> tuple[str, ...] | None:
-        """The smallest set of these, the first ones first, that has to go for it; None where all of them are
-        not enough."""
+        """Who has to go for it: the first ones of these, and none that could stay. None where even all of
+        them are not enough."""
         gone: list[str] = []
         for place in candidates:
             if self.fits(tenant, gone):
@@ -158,8 +84,12 @@ class Ledger:
             gone.append(place.tenant.key)
         if not self.fits(tenant, gone):
             return None
-        for key in list(gone):  # an early one may not be needed beside a later, larger one
+        for key in reversed(gone):  # an early one may be in vain once a later, larger one goes
             rest = [other for other in gone if other != key]
             if self.fits(tenant, rest):
                 gone = rest
         return tuple(gone)
+
+
+def _stays(place: Place) -> bool:
+    return place.tenant.pinned and not place.leaving and place.state is not State.UNLOADING
