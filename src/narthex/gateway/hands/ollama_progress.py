@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from narthex.engines.ollama import processes
 from narthex.engines.ollama.logs import FileLog
 from narthex.engines.ollama.records import Resident, Server
+from narthex.engines.stall import Pace
 from narthex.host.processes import work_done
 
 BEHIND_S = 300.0
@@ -30,6 +31,7 @@ class LoadWatch:
         self._mark = log.mark() if log is not None else None
         self._begun = self._moved = time.monotonic()
         self._last: object = None
+        self._pace, self._steps = Pace(), 0
         self.pid: int | None = None  # of the load's own runner, once it is there
 
     @property
@@ -61,7 +63,8 @@ class LoadWatch:
         if self._blob:
             self.pid = processes.runner_pid(self._blob, self._server)
         if self.pid is not None:
-            return self.pid, work_done(self.pid)
+            self._steps += self._pace.moved(self.pid, now)
+            return self.pid, self._steps
         others = processes.runner_pids(self._server)
         if now - self._begun > BEHIND_S:
             return tuple(others)
