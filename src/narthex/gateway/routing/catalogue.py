@@ -176,7 +176,8 @@ class Catalogue:
         if self._held is not None:
             rows += ollama_offers(self._held, profiles, self._policy, self._need)
         known = {full_name(name) for row in rows for name in row.names}
-        found = list(self._files.named(self._policy, profiles, known, alone=not rows))
+        alone = not rows and not self._named and self._held is None  # one that is down for now comes back
+        found = list(self._files.named(self._policy, profiles, known, alone=alone))
         rows += file_offers(found, profiles, self._policy, self._need, card=card)
         self._state = (journal, self._files.state())
         return tuple(rows)
