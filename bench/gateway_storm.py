@@ -92,8 +92,8 @@ class Storm:
     def more(self) -> bool:
         """Whether another request is to be made."""
         if self.until is not None:
-            return time.monotonic() < self.until
-        return self.begun < self.given.requests
+            return time.monotonic() < float(self.until)
+        return self.begun < int(self.given.requests)
 
     async def client(self, session: aiohttp.ClientSession, url: str, dice: random.Random) -> None:
         while self.more():

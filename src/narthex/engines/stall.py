@@ -8,8 +8,8 @@ from narthex.host.processes import work_done
 
 LOOK_S = 0.5
 QUIET = 25.0
-"""Units of work a second (``work_done``: CPU ticks, pages, blocks read) that mean nothing: a server that hangs
-still answers those who ask whether it is ready. A load does hundreds and more."""
+"""Units of work a second (``work_done``: CPU ticks, pages, blocks read) that mean nothing: a server that
+hangs still answers those who ask whether it is ready. A load does hundreds and more."""
 
 
 class Pace:
