@@ -17,8 +17,8 @@ from narthex.gateway.trouble import Trouble
 PATIENCE_S = 10.0
 
 
-def offer(key: str) -> Offer:
-    return Offer(key=key, backend="llama-server", name=key, model=key, twin="")
+def offer(key: str, name: str = "") -> Offer:
+    return Offer(key=key, backend="llama-server", name=name or key, model=key, twin="")
 
 
 class Puppet:
@@ -407,6 +407,21 @@ def test_the_end_comes_in_the_middle_of_a_load() -> None:
         await until(lambda: stage.puppet.loads)
         await stage.conductor.close()
         assert (await trouble_of(waits)).cause == "shutting_down"
+
+    play(scene)
+
+
+def test_people_read_names_and_not_keys() -> None:
+    async def scene(stage: Stage) -> None:
+        for key, name in (("file#1", "one:7b"), ("file#2", "two:7b")):
+            stage.conductor.add(Tenant(key=key, need=10, slots=1), stage.puppet, offer(key, name))
+        granted = await stage.get("file#1")
+        trouble = await trouble_of(stage.get("file#2", wait_s=0.05))
+        assert trouble.cause == "waited_too_long"
+        assert "one:7b" in trouble.message
+        assert "two:7b" in trouble.message
+        assert "#" not in trouble.text
+        stage.conductor.release(granted)
 
     play(scene)
 

@@ -297,9 +297,17 @@ class Conductor:
         if future is None or future.done():  # it left meanwhile; its cancellation gives the place back
             return
         if isinstance(answer, Trouble):
+            answer.message, answer.remedy = self._plain(answer.message), self._plain(answer.remedy)
             future.set_exception(answer)
         else:
             future.set_result(answer)
+
+    def _plain(self, text: str) -> str:
+        """The scheduler's words, with the names that people know in place of its keys."""
+        for key, place in self._places.items():
+            if key in text:
+                text = text.replace(key, place.offer.name)
+        return text
 
     async def _load(self, effect: Load) -> None:
         place, begun = self._places[effect.key], self._loop.time()
@@ -340,7 +348,7 @@ class Conductor:
         self._do(self._scheduler.unloaded(effect.key, now))
         if failed:
             self.doubt()
-        self._listener.evicted(place.offer, now - begun, effect.why, effect.client)
+        self._listener.evicted(place.offer, now - begun, self._plain(effect.why), effect.client)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
