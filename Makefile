@@ -64,6 +64,8 @@ e2e: $(VENV)/.dev .e2e/openwebui
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/gateway_latency.py
+	$(BIN)/python bench/gateway_swap.py
 
 clean:
 	rm -rf $(VENV) .e2e e2e/shots demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
