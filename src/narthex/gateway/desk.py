@@ -163,6 +163,7 @@ class Desk:
 def _told(offer: Offer) -> dict[str, Any]:
     return {
         "name": offer.name,
+        "key": offer.key,
         "backend": offer.backend,
         "profile": offer.profile,
         "num_ctx": offer.num_ctx,
