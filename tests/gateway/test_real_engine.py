@@ -130,6 +130,14 @@ def test_a_client_that_leaves_in_mid_stream_ends_the_generation(serving: Serving
     until(lambda: serving.get("/narthex/state")["holdings"][0]["running"] == 0, "its slot is free")
 
 
+def test_what_follows_a_stream_at_once_is_answered(serving: Serving) -> None:
+    body = {"model": "first", "prompt": "Hello", "max_tokens": 2}
+    for _ in range(5):
+        assert serving.post("/v1/completions", body | {"stream": True}).status == 200
+        answer = serving.post("/v1/completions", body)
+        assert answer.status == 200, answer.body
+
+
 def test_lists_answer_while_a_model_loads(serving: Serving) -> None:
     let_all_go(serving)
     asked = threading.Thread(target=serving.post, args=("/api/chat", chat("first")))

@@ -162,7 +162,7 @@ class Gateway:
     async def _other_way(self, route: Route, ask: Ask, trouble: Trouble) -> Route | None:
         """The same way where the engine was gone before it was asked, a larger setting where the prompt is
         too long; None where asking again makes no sense. Nothing was sent to the client yet."""
-        if trouble.cause == NOT_LOADED:
+        if trouble.cause == NOT_LOADED or trouble.unreached:
             self.conductor.doubt()
             await self.conductor.look_briefly()
             return route

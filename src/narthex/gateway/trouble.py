@@ -10,7 +10,8 @@ class Trouble(Exception):
 
     ``cause`` is a slug of the doctor's rules, or one of the gateway's own. ``message`` is one sentence with
     the figures, ``remedy`` the way out. ``retry_after_s`` is given where trying again later makes sense.
-    ``lasting``: the same request would fail again, so it is remembered for a while.
+    ``lasting``: the same request would fail again, so it is remembered for a while. ``unreached``: nothing of
+    the request came to an engine, so it can be sent again.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Trouble(Exception):
         self.lasting = lasting
         self.figures = figures or {}
         self.evidence = evidence
+        self.unreached = False
 
     @property
     def text(self) -> str:

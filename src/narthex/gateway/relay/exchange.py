@@ -36,11 +36,11 @@ _NO_END = "the answer ended without its end mark"
 
 
 class _Lost(Exception):
-    """The engine's side failed. ``words``: how."""
+    """The engine's side failed. ``words``: how; ``unreached``: before it heard anything."""
 
-    def __init__(self, words: str) -> None:
+    def __init__(self, words: str, *, unreached: bool = False) -> None:
         super().__init__(words)
-        self.words = words
+        self.words, self.unreached = words, unreached
 
 
 class _GaveUp(_Lost):
@@ -52,9 +52,20 @@ class _GaveUp(_Lost):
 
 
 class Exchange:
-    """Made for each request. ``model``: what the engine calls the model."""
+    """Made for each request. ``model``: what the engine calls the model. ``last``: no other request follows
+    on this connection."""
 
-    __slots__ = ("_ask", "_clock", "_explain", "_inside", "_model", "_outlet", "_shape", "_translation")
+    __slots__ = (
+        "_ask",
+        "_clock",
+        "_explain",
+        "_inside",
+        "_last",
+        "_model",
+        "_outlet",
+        "_shape",
+        "_translation",
+    )
 
     def __init__(
         self,
@@ -65,8 +76,9 @@ class Exchange:
         model: str,
         translation: Translation | None,
         explain: Explain,
+        last: bool = False,
     ) -> None:
-        self._ask, self._outlet, self._clock = ask, outlet, clock
+        self._ask, self._outlet, self._clock, self._last = ask, outlet, clock, last
         self._model, self._translation, self._explain = model, translation, explain
         self._shape: Shape = "whole"
         self._inside = False  # the client has a part of a line
@@ -85,7 +97,9 @@ class Exchange:
         except _GaveUp as gave_up:
             await self._end_as_said(gave_up)
         except _Lost as lost:
-            await self._end_early(await self._told(lost.words, None))
+            trouble = await self._told(lost.words, None)
+            trouble.unreached = lost.unreached
+            await self._end_early(trouble)
         except TimeoutError:
             await self._end_early(await self._too_late())
         except Trouble as trouble:
@@ -103,6 +117,8 @@ class Exchange:
         self, session: aiohttp.ClientSession, url: URL, headers: CIMultiDictProxy[str], body: bytes
     ) -> aiohttp.ClientResponse:
         ours = to_engine(headers)
+        if self._last:
+            ours["Connection"] = "close"
         data: bytes | AsyncIterator[bytes] = body
         if len(body) > _AT_ONCE_BYTES:
             ours["Content-Length"] = str(len(body))
@@ -110,7 +126,8 @@ class Exchange:
         try:
             return await session.post(url, data=data, headers=ours, allow_redirects=False)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _Lost(_words(error)) from error
+            unreached = isinstance(error, aiohttp.ClientConnectorError)
+            raise _Lost(_words(error), unreached=unreached) from error
 
     async def _next(self, answer: aiohttp.ClientResponse) -> bytes:
         """The next bytes of the answer; b"" at its end."""

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from narthex.gateway.translate import Translation
 
 IDLE_S = 3.0
-"""llama-server closes a connection that was idle for 5 s. One that is reused in that moment breaks, and a
-generation is never asked for twice; a new connection on loopback costs 0.1 ms."""
+"""llama-server closes a connection that was idle for 5 s, and after a stream at once, though it says that it
+keeps it. One that is reused in that moment breaks, and a generation is never asked for twice; a new
+connection on loopback costs 0.1 ms."""
 _LINE_BYTES = 64 * 1024
 
 
@@ -80,6 +81,7 @@ class Relay:
             model=upstream.model or ask.model,
             translation=translation,
             explain=explain,
+            last=ask.stream and upstream.dialect == "llama-server",
         )
         path = translation.path if translation is not None else ask.path
         return await exchange.run(self._session, _url(upstream.url, path), request.headers, body)
