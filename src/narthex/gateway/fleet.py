@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from narthex.engines.ollama.logs import open_log
+from narthex.errors import NarthexError
 from narthex.gateway.conductor import Conductor
 from narthex.gateway.hands._base import Hand
 from narthex.gateway.hands.llama import LlamaHand
@@ -50,6 +51,10 @@ class Fleet:
     def names(self) -> tuple[str, ...]:
         """What can be asked for, as it is shown."""
         return self.catalogue.names()
+
+    def fault(self, name: str) -> NarthexError | None:
+        """Why a model file that is named can't be offered."""
+        return self.catalogue.fault(name)
 
     @property
     def generation(self) -> int:

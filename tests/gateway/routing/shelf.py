@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from narthex.errors import NarthexError
 from narthex.gateway.ask import Ask
 from narthex.gateway.asking import read_ask
 from narthex.gateway.offer import Offer
@@ -34,6 +35,7 @@ class Shelf:
     def __init__(self, *groups: Sequence[Offer]) -> None:
         self.problem: Trouble | None = None
         self.generation = 1
+        self.faults: dict[str, NarthexError] = {}
         self.groups = groups
 
     def named(self, name: str) -> Offer | None:
@@ -42,6 +44,9 @@ class Shelf:
             each for group in self.groups for each in group[:1] if full_name(each.name) == full_name(name)
         )
         return next(by_model, None) or next((each for each in rows if each.profile == name), None)
+
+    def fault(self, name: str) -> NarthexError | None:
+        return self.faults.get(name)
 
     def siblings(self, offer: Offer) -> tuple[Offer, ...]:
         group = next(group for group in self.groups if offer in group)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from narthex.errors import ModelFileError
 from narthex.gateway.ask import Ask, Rank
 from narthex.gateway.routing.router import HOLD_S, Route, Router
 from narthex.gateway.trouble import Trouble
-from narthex.policy import read_policy
+from narthex.policy import Policy, read_policy
 
 from .shelf import Shelf, ask, offer
 
@@ -265,3 +266,11 @@ def test_a_changed_policy_counts_from_the_next_request_on() -> None:
     assert found.route(ask("fast")).role == "fast"
     found.change(read_policy('[roles]\nfast = "big"'))
     assert keys(found.route(ask("fast")))[0] == "ollama:big-8k"
+
+
+def test_a_file_that_is_no_whole_model_is_told_as_that_and_not_as_missing() -> None:
+    shelf = Shelf()
+    shelf.faults["cut"] = ModelFileError("cut.gguf is cut off.", hint="Fetch it again.")
+    with pytest.raises(Trouble) as found:
+        Router(Policy(), shelf).route(ask("cut"))
+    assert (found.value.status, found.value.cause) == (503, "gguf_invalid_or_corrupt")

@@ -86,6 +86,10 @@ class Catalogue:
         found = (row.offer for row in self._rows if row.group == group and row.offer.key != offer.key)
         return tuple(sorted(found, key=lambda each: each.num_ctx or 0))
 
+    def fault(self, name: str) -> NarthexError | None:
+        """Why the model file that is meant can't be offered; None where it can, or where none is meant."""
+        return self._files.fault(name)
+
     def names(self) -> tuple[str, ...]:
         """What can be asked for, as it is shown."""
         return self._shown

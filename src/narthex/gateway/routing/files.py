@@ -25,10 +25,19 @@ class Files:
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[State, Inspection]] = {}
+        self._faults: dict[Path, NarthexError] = {}
 
     def state(self) -> State:
         """Changes where one of the files does."""
         return tuple((path, stamp(path)) for path in self._known)
+
+    def fault(self, name: str) -> NarthexError | None:
+        """Why the file that is meant by this name is no model; None where it is one, or is no file at all."""
+        word = name.strip()
+        for path, fault in self._faults.items():
+            if word in (path.stem, path.name, str(path)) or Path(word).expanduser() == path:
+                return fault
+        return None
 
     def named(
         self, policy: Policy, profiles: Sequence[Profile], known: set[str], *, alone: bool
@@ -56,8 +65,10 @@ class Files:
         if known is None or known[0] != now:
             try:
                 known = self._known[path] = (now, inspect_file(path))
-            except NarthexError:  # no model: `narthex inspect` says why
+                self._faults.pop(path, None)
+            except NarthexError as error:
                 self._known.pop(path, None)
+                self._faults[path] = error
                 return None
         return known[1]
 

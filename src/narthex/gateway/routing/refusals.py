@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
+from narthex.errors import NarthexError
 from narthex.gateway.trouble import Trouble
 from narthex.models.header import printable
 
@@ -22,6 +24,16 @@ def unknown_name(name: str, known: Sequence[str], role: str = "") -> Trouble:
         way = f"The role «{role}» of narthex.toml needs it. {way}"
     way += f" `ollama pull {shown}` may fetch it."
     return Trouble(404, "model_not_found", f"model '{shown}' not found.", remedy=way)
+
+
+def damaged_file(name: str, fault: NarthexError) -> Trouble:
+    """A file that is there and is no model, or not all of one."""
+    return Trouble(
+        503,
+        "gguf_invalid_or_corrupt",
+        f"«{printable(name.strip())[:_SHOWN]}» can't be loaded: {Path(name).name} is no whole model file.",
+        remedy=f"{fault.hint} `narthex inspect FILE` tells more.",
+    )
 
 
 def context_too_large(role: str, model: str, asked: int, most: int) -> Trouble:

@@ -8,9 +8,10 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from narthex.errors import NarthexError
 from narthex.gateway.ask import Ask, Rank
 from narthex.gateway.offer import Offer
-from narthex.gateway.routing.refusals import context_too_large, pin_refused, unknown_name
+from narthex.gateway.routing.refusals import context_too_large, damaged_file, pin_refused, unknown_name
 from narthex.gateway.routing.wishes import asked_ctx, estimated, pins
 from narthex.gateway.trouble import Trouble
 from narthex.models.header import printable
@@ -47,6 +48,8 @@ class Shelf(Protocol):
     def siblings(self, offer: Offer) -> tuple[Offer, ...]: ...
 
     def names(self) -> tuple[str, ...]: ...
+
+    def fault(self, name: str) -> NarthexError | None: ...
 
 
 class _Way(NamedTuple):
@@ -179,6 +182,8 @@ class Router:
 
     def _not_found(self, name: str, role: RolePolicy | None = None) -> Trouble:
         """What keeps Ollama from being listed, where that may be why; else the near names."""
+        if (fault := self._shelf.fault(name)) is not None:
+            return damaged_file(name, fault)
         if self._shelf.problem is not None:
             return self._shelf.problem
         known = [*(each.name for each in self._policy.roles.values()), *self._shelf.names()]
