@@ -238,11 +238,9 @@ def main() -> int:
 
 def storm(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One storm and what is left after it."""
-    sizes = {**SERVED, **FILES}
     manner = {"load_s": 0.2, "unload_s": 0.02, "compute_bytes": 64 << 20}
-    models = {name: {"model_bytes": size * GIB} for name, size in sizes.items()}
-    for name in FILES:
-        models[name].pop("model_bytes")
+    # The fake Ollama lists what is named here: the files must not be among them, or a name would mean two.
+    models = {name: {"model_bytes": size * GIB} for name, size in SERVED.items()}
     scene = Scenery(folder / "scene", card_bytes=CARD, manner=manner, models=models)
     for name, size in FILES.items():
         _file(folder / f"{name}.gguf", size)
