@@ -289,7 +289,7 @@ def storm(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "bound_s": BOUND_S,
         "longest_wait_served_s": waits,
         "starvation_s": STARVATION_S,
-        "card_refused": scene.card and json.loads(scene.card.path.read_text())["refused"],
+        "card_refused": scene.card and scene.card.refused(),
         "before": before,
         "after": after,
         "left": left,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import os
@@ -126,6 +127,18 @@ def test_a_card_is_free_again_once_its_holder_was_killed(
         until(lambda: not server.alive())
         assert scene.card is not None
         assert scene.card.free() == 10 * GIB
+
+
+def test_a_card_can_be_looked_at_while_its_lock_is_held(tmp_path: Path) -> None:
+    card = Card.create(tmp_path / "card.json", GIB)
+    with card.path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as by a process that was stopped in the middle
+        assert card.free() == GIB
+    assert card.take(GIB)
+    assert not card.take(1)
+    assert (card.free(), card.refused(), card.most()) == (0, 1, GIB)
+    card.give_back()
+    assert card.held() == {}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """``Card``: a graphics card that does not exist, shared by the processes of one test.
 
 A file holds who has how many bytes; a lock on it makes an allocation one step. A process that is gone has
-nothing, as with a real card, whether it gave back or was killed.
+nothing, as with a real card, whether it gave back or was killed. It may be killed or stopped at any moment:
+the file is always whole, since it is one page that is written at once, and who only looks needs no lock.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 _T = TypeVar("_T")
+_PAGE = 4096
 _State = dict[str, int]  # "total", "most" (held at one time), "refused" (allocations), and a pid each
 
 
@@ -26,7 +28,7 @@ class Card:
     @classmethod
     def create(cls, path: Path | str, total: int) -> Card:
         """An empty one."""
-        Path(path).write_text(json.dumps({"total": total, "most": 0, "refused": 0}))
+        Path(path).write_bytes(_page({"total": total, "most": 0, "refused": 0}))
         return cls(path)
 
     def take(self, count: int, pid: int | None = None) -> bool:
@@ -50,35 +52,46 @@ class Card:
 
     def free(self) -> int:
         """What is left."""
-        return self._with(lambda state: state["total"] - sum(_holders(state).values()))
+        state = self._read()
+        return state["total"] - sum(_holders(state).values())
 
     def held(self) -> dict[int, int]:
         """By process."""
-        return self._with(lambda state: {int(pid): size for pid, size in _holders(state).items()})
+        return {int(pid): size for pid, size in _holders(self._read()).items()}
 
     def total(self) -> int:
         """All of it."""
-        return self._with(lambda state: state["total"])
+        return self._read()["total"]
 
     def most(self) -> int:
         """The most that was ever held at one time."""
-        return self._with(lambda state: state["most"])
+        return self._read()["most"]
 
     def refused(self) -> int:
         """Allocations that failed."""
-        return self._with(lambda state: state["refused"])
+        return self._read()["refused"]
+
+    def _read(self) -> _State:
+        return _state(self.path.read_bytes())
 
     def _with(self, work: Callable[[_State], _T]) -> _T:
-        with self.path.open("r+") as file:
+        with self.path.open("r+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            state: _State = json.load(file)
-            for pid in [key for key in state if key.isdecimal() and not _lives(int(key))]:
-                del state[pid]
+            state = _state(os.pread(file.fileno(), _PAGE, 0))
             found = work(state)
-            file.seek(0)
-            file.truncate()
-            json.dump(state, file)
+            os.pwrite(file.fileno(), _page(state), 0)
         return found
+
+
+def _state(page: bytes) -> _State:
+    """Without those that are gone."""
+    state: _State = json.loads(page)
+    gone = [key for key in state if key.isdecimal() and not _lives(int(key))]
+    return {key: size for key, size in state.items() if key not in gone}
+
+
+def _page(state: _State) -> bytes:
+    return json.dumps(state).encode().ljust(_PAGE)
 
 
 def _holders(state: _State) -> _State:
