@@ -101,21 +101,6 @@ def test_nothing_goes_while_it_runs() -> None:
     assert card.granted(waiting)
 
 
-def test_a_model_stays_after_its_load_while_it_is_asked() -> None:
-    card = Card(24, residency_s=5.0)
-    card.tenant("chat", 20)
-    card.tenant("code", 20)
-    first = card.ask("chat")
-    card.settle()
-    waiting = card.ask("code")
-    card.later(1)
-    card.end(first)
-    second = card.ask("chat")  # before the freed card was told to be taken
-    assert card.waits(second) or card.granted(second)
-    card.settle()
-    assert card.granted(waiting) or card.granted(second)
-
-
 def test_a_model_in_use_between_two_answers_stays_for_its_residency() -> None:
     card = Card(24, residency_s=5.0)
     card.tenant("chat", 20)

@@ -40,10 +40,10 @@ def test_a_negative_keep_alive_is_for_ever() -> None:
 
 def test_a_keep_alive_of_nothing_ends_with_the_answer() -> None:
     card = Card()
-    card.warm("chat", 8, keep_alive_s=0.0)
-    ticket = card.ask("chat") if card.state("chat") == "ready" else 0
-    if ticket:
-        card.end(ticket)
+    ticket = card.ask(card.tenant("chat", 8, keep_alive_s=0.0))
+    card.loaded("chat")
+    assert card.granted(ticket)
+    card.end(ticket)
     assert card.unloads == ["chat"]
 
 

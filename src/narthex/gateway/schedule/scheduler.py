@@ -244,11 +244,11 @@ class Scheduler:
         self._failed = {key: row for key, row in self._failed.items() if now < row[1]}
         effects = self._refusals(now)
         order = in_turn(self._waits.values(), self._rules, now)
-        marks = self._policy.drains(order, now)
-        for key, place in self._places.items():
-            place.only_before = marks.get(key)
-        effects += self._grants(order, now)
-        order = [wait for wait in order if wait.ticket.id in self._waits]
+        self._drain(order, now)
+        if granted := self._grants(order, now):
+            effects += granted
+            order = [wait for wait in order if wait.ticket.id in self._waits]
+            self._drain(order, now)  # what was just loaded has served those who waited for it
         self._wanted = frozenset(wait.key for wait in order)
         self._evicted_for = {key: gone for key, gone in self._evicted_for.items() if key in self._wanted}
         effects += self._let_go(now)
@@ -272,6 +272,11 @@ class Scheduler:
                 del self._waits[ticket]
             wait.key, wait.instead = choice.key, choice.instead
         return effects
+
+    def _drain(self, order: Sequence[Wait], now: float) -> None:
+        marks = self._policy.drains(order, now)
+        for key, place in self._places.items():
+            place.only_before = marks.get(key)
 
     def _grants(self, order: Sequence[Wait], now: float) -> list[Effect]:
         effects: list[Effect] = []
