@@ -320,6 +320,10 @@ class Conductor:
             held = await place.hand.load(place.offer, told)
         except Trouble as trouble:
             self._failed(effect, trouble, begun)
+        except asyncio.CancelledError:  # by its hand, which was replaced; at the end nobody waits any more
+            if self._closed:
+                raise
+            self._failed(effect, _called_off(place.offer), begun)
         except Exception as error:  # whatever it is, those who wait must hear of it
             words = f"Loading «{place.offer.name}» failed: {type(error).__name__}: {error}."
             self._failed(effect, Trouble(500, "gateway_fault", words), begun)
@@ -342,7 +346,9 @@ class Conductor:
         failed = False
         try:
             await place.hand.unload(place.offer)
-        except Exception:  # an engine that is gone holds nothing; what still does is seen by a look
+        except (Exception, asyncio.CancelledError):  # what still holds memory is seen by a look
+            if self._closed:
+                raise
             failed = True
         now = place.gone_at = self._loop.time()
         self._do(self._scheduler.unloaded(effect.key, now))
@@ -410,6 +416,11 @@ def _foreign(hand: Hand, key: str) -> Offer | None:
 def _guest(offer: Offer, row: Seen) -> Tenant:
     """It stays as long as its engine lets it, and goes where its room is needed."""
     return Tenant(key=offer.key, need=row.held, twin=offer.twin, keep_alive_s=-1.0)
+
+
+def _called_off(offer: Offer) -> Trouble:
+    words = f"The load of «{offer.name}» was called off."
+    return Trouble(503, "load_called_off", words, remedy="Ask again.", retry_after_s=1.0)
 
 
 def _closing() -> Trouble:
