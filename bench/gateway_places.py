@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import http.client
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any
 from narthex.testing.fake_engine import free_port
 
 START_S = 90.0
+_LIBC, _PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
 
 
 class Place:
@@ -50,6 +52,7 @@ class Place:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_end_with_parent,  # a bench that is killed leaves nothing behind
             )
         while time.monotonic() < begin + START_S and self.process.poll() is None:
             with contextlib.suppress(OSError, http.client.HTTPException):
@@ -156,6 +159,10 @@ def family(pid: int) -> list[int]:
                 found += [int(word) for word in task.read_text().split()]
         at += 1
     return found
+
+
+def _end_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _rss(pid: int) -> int:
