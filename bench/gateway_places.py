@@ -52,7 +52,7 @@ class Place:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,  # a bench that is killed leaves nothing behind
+                preexec_fn=_end_with_parent,  # noqa: PLW1509  (a bench that is killed leaves nothing)
             )
         while time.monotonic() < begin + START_S and self.process.poll() is None:
             with contextlib.suppress(OSError, http.client.HTTPException):
