@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -177,7 +178,7 @@ class Conductor:
         if len(effects) == 1 and type(effects[0]) is Grant and effects[0].ticket == ticket:
             if self._timer is None:
                 self._arm()
-            return Granted(ticket, effects[0].key, now - begun, effects[0].instead)
+            return Granted(ticket, effects[0].key, now - begun, self._plain(effects[0].instead))
         future = self._waiting[ticket] = self._loop.create_future()
         self._do(effects)
         try:
@@ -189,7 +190,7 @@ class Conductor:
             self._waiting.pop(ticket, None)
         place = self._places[grant.key]
         waited = self._loop.time() - begun
-        return Granted(ticket, grant.key, waited, grant.instead, place.loaded_at >= begun)
+        return Granted(ticket, grant.key, waited, self._plain(grant.instead), place.loaded_at >= begun)
 
     def release(self, granted: Granted) -> None:
         """Give a place back. Safe to call twice."""
@@ -298,15 +299,18 @@ class Conductor:
             return
         if isinstance(answer, Trouble):
             answer.message, answer.remedy = self._plain(answer.message), self._plain(answer.remedy)
-            future.set_exception(answer)
+            # One that is remembered is raised again and again: it must not hold on to who heard it before.
+            future.set_exception(answer.with_traceback(None))
         else:
             future.set_result(answer)
 
     def _plain(self, text: str) -> str:
-        """The scheduler's words, with the names that people know in place of its keys."""
-        for key, place in self._places.items():
-            if key in text:
-                text = text.replace(key, place.offer.name)
+        """The scheduler's words, with the names that people know in place of its keys. A key within a longer
+        word is none, and words that were made plain stay as they are."""
+        for key, place in self._places.items() if text else ():
+            name = place.offer.name
+            if key in text and not (key in name and name in text):
+                text = name.join(re.split(rf"(?<!\w){re.escape(key)}(?!\w)", text))
         return text
 
     async def _load(self, effect: Load) -> None:
