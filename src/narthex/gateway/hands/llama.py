@@ -27,6 +27,7 @@ from narthex.gateway.offer import Offer, Upstream
 from narthex.gateway.trouble import Trouble
 from narthex.host.facts import CardsBefore
 from narthex.host.gpu import cards_before
+from narthex.host.processes import runs
 from narthex.outcomes import Outcome
 
 _T = TypeVar("_T")
@@ -106,7 +107,7 @@ class LlamaHand:
         """Start a server for it and wait until it answers; one that is there, or on its way, is joined.
         Returns what it holds. Leaving this early ends no load. Raises Trouble."""
         up = self._up.get(offer.key)
-        if up is not None and up.server.alive():
+        if up is not None and runs(up.server.pid):
             return up.held
         load = self._loads.get(offer.key)
         if load is None:
@@ -130,14 +131,14 @@ class LlamaHand:
     def upstream(self, offer: Offer) -> Upstream:
         """Its server's own address. Raises Trouble where none runs."""
         up = self._up.get(offer.key)
-        if up is None or not up.server.alive():
+        if up is None or not runs(up.server.pid):  # /proc knows at once, the guard tells a moment later
             words = f"No llama-server runs for «{offer.name}» now."
             raise Trouble(503, NOT_LOADED, words, remedy="Ask again: it is loaded then.", retry_after_s=1.0)
         return Upstream(url=up.server.url, dialect="llama-server", model="")
 
     async def look(self) -> tuple[Seen, ...]:
         """The servers whose process lives, with what they hold now."""
-        there = [(key, up) for key, up in self._up.items() if self._lives(up)]
+        there = [(key, up) for key, up in self._up.items() if self._lives(up) and runs(up.server.pid)]
         held = await self._thread(lambda: [_holds(up) for _, up in there]) if there else []
         for (_, up), now in zip(there, held, strict=True):
             up.held = now if now is not None else up.held
