@@ -332,7 +332,7 @@ def _emptied(gateway: Place, scene: Scenery) -> list[str]:
         state = json.loads(get(gateway.port, "/narthex/state")[1])
         for row in state["holdings"]:
             with contextlib.suppress(OSError):
-                ask(gateway.port, "POST", "/narthex/release", {"model": row["name"]})
+                ask(gateway.port, "POST", "/narthex/release", {"model": row["key"]})
         held = dict(scene.card.held()) if scene.card else {}
         left = [f"{row['name']} {row['state']} {row['running']}" for row in state["holdings"]]
         left += [f"waiting: {row['wants']}" for row in state["waiting"]]

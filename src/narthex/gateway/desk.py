@@ -29,7 +29,7 @@ JSON = "application/json; charset=utf-8"
 
 
 class _Release(msgspec.Struct, forbid_unknown_fields=True):
-    model: str
+    model: str  # a name, or a key as the state tells it
 
 
 class Desk:
@@ -134,10 +134,12 @@ class Desk:
             wanted = msgspec.json.decode(body, type=_Release).model
         except msgspec.MsgspecError as error:
             raise Trouble(400, "bad_request", f"The body makes no sense: {error}.") from error
+        present = {row.key for row in self._conductor.snapshot().holdings}
         offer = self._fleet.named(wanted)
-        if offer is None:
+        key = wanted if wanted in present else offer.key if offer is not None else None
+        if key is None:
             raise Trouble(404, "model_not_found", f"There is no model «{wanted}».")
-        self._conductor.let_go(offer.key, f"{client or 'a client'} asked for it")
+        self._conductor.let_go(key, f"{client or 'a client'} asked for it")
         return _json(b'{"released":true}')
 
     async def _read_again(self, request: web.BaseRequest, client: str, number: str) -> web.Response:
