@@ -30,6 +30,26 @@ def test_no_more_than_its_slots_run_and_the_rest_follows_by_rank_then_arrival() 
         assert card.granted(following) == "chat"
 
 
+def test_a_place_that_is_given_back_is_taken_while_others_still_run() -> None:
+    card = Card()
+    card.warm("chat", 8, slots=2)
+    first, _, third = (card.ask("chat") for _ in range(3))
+    assert card.waits(third)
+    card.end(first)
+    assert card.granted(third)
+
+
+def test_a_model_that_got_more_slots_serves_those_who_waited_first() -> None:
+    card = Card()
+    card.warm("chat", 8, slots=1)
+    card.ask("chat")
+    waiting = card.ask("chat")
+    card.tenant("chat", 8, slots=2)
+    late = card.ask("chat")
+    assert card.granted(waiting)
+    assert card.waits(late)
+
+
 def test_without_slots_all_run() -> None:
     card = Card()
     card.warm("chat", 8)

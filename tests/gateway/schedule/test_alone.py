@@ -72,6 +72,18 @@ def test_a_second_study_does_not_go_before_people_who_wait() -> None:
     assert card.granted(second)
 
 
+def test_a_study_for_which_the_card_was_emptied_begins_though_people_came_meanwhile() -> None:
+    card = Card(24)
+    card.warm("chat", 8)
+    card.tenant("study", None, exclusive=True, slots=1, keep_alive_s=0.0)
+    ticket = card.ask("study", rank=Rank.BACKGROUND)
+    card.unloaded("chat")
+    person = card.ask("chat")
+    card.loaded("study")
+    assert card.granted(ticket)
+    assert card.waits(person)
+
+
 def test_a_study_beside_a_pinned_model_is_refused_with_its_name() -> None:
     card = Card(24)
     card.warm("mine", 8, pinned=True)

@@ -176,3 +176,19 @@ def test_a_model_that_was_loaded_for_one_who_waited_stays_for_its_residency() ->
     card.end(more)
     card.settle()
     assert card.granted(late)
+
+
+def test_a_model_that_works_is_not_drained_before_its_residency_is_over() -> None:
+    card = Card(24, starvation_s=10.0, residency_s=30.0)
+    first = card.ask(card.tenant("chat", 20))
+    card.settle()
+    waiting = card.ask(card.tenant("code", 20))
+    card.later(29)
+    second = card.ask("chat")
+    assert card.granted(second)
+    card.later(1)
+    assert card.waits(card.ask("chat"))
+    card.end(first)
+    card.end(second)
+    card.settle()
+    assert card.granted(waiting)

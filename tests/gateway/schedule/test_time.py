@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from narthex.gateway.ask import Rank
+
 from .card import Card
 
 
@@ -45,6 +47,15 @@ def test_a_keep_alive_of_nothing_ends_with_the_answer() -> None:
     assert card.granted(ticket)
     card.end(ticket)
     assert card.unloads == ["chat"]
+
+
+def test_an_idle_model_is_not_let_go_under_a_call_that_is_held_back() -> None:
+    card = Card()
+    card.warm("chat", 8, keep_alive_s=1.0)
+    title = card.ask("chat", rank=Rank.BACKGROUND, not_before=2.0)
+    card.later(2)
+    assert card.granted(title)
+    assert not card.unloads
 
 
 def test_whom_an_admin_lets_go_goes_when_its_answers_have_ended() -> None:
