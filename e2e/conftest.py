@@ -1,4 +1,4 @@
-"""The stack of a person with one card, as far as it runs here: OpenWebUI, the gateway, an Ollama, a browser."""
+"""The stack of a person with one card, as far as it runs here: OpenWebUI, gateway, Ollama, browser."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ import time
 import urllib.request
 from typing import Any
 
-from conftest import BROKEN, MODEL
 from openwebui import ask, wait_for
 
+from conftest import BROKEN, MODEL
 from narthex.testing.fake_ollama import FakeOllama
 
 ANSWER_S = 90.0

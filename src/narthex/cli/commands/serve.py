@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -29,40 +31,28 @@ from narthex.errors import UsageError
     "--container", is_flag=True, help="Inside a container whose port is published on loopback only."
 )
 @click.option("--log-json", is_flag=True, help="Log as JSON, one object a line.")
-def command(
-    listen: str | None,
-    ollama: str | None,
-    no_ollama: bool,
-    config: Path | None,
-    engine_path: str | None,
-    engine_args: tuple[str, ...],
-    vram: str | None,
-    container: bool,
-    log_json: bool,
-) -> None:
+def command(**given: Any) -> None:
     """Serve the Ollama and the OpenAI API, before an Ollama and llama-server.
 
     Roles of narthex.toml are models there, beside the real names. What fits the card is loaded side by side,
     what does not waits its turn; a failure is answered with its cause. SIGHUP reads narthex.toml again.
     """
-    if no_ollama and ollama:
+    if given["no_ollama"] and given["ollama"]:
         raise UsageError("--ollama and --no-ollama exclude each other.", hint="Give one of them.")
-    if config is not None:
-        import os
-
-        os.environ["NARTHEX_CONFIG"] = str(config)  # settings read the same file
+    if given["config"] is not None:
+        os.environ["NARTHEX_CONFIG"] = str(given["config"])  # settings read the same file
     from narthex.gateway.server import Setup, serve
     from narthex.units import parse_size
 
     setup = Setup(
-        config=config,
-        listen=listen,
-        ollama=ollama,
-        only_llama=no_ollama,
-        engine_path=engine_path,
-        engine_args=engine_args,
-        vram=parse_size(vram) if vram else None,
-        container=container,
-        log_json=log_json,
+        config=given["config"],
+        listen=given["listen"],
+        ollama=given["ollama"],
+        only_llama=given["no_ollama"],
+        engine_path=given["engine_path"],
+        engine_args=given["engine_args"],
+        vram=parse_size(given["vram"]) if given["vram"] else None,
+        container=given["container"],
+        log_json=given["log_json"],
     )
     serve(setup, lambda text: click.echo(f"narthex: {text}", err=True))
