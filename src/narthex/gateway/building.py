@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,6 +117,7 @@ class Parts:
         await self.relay.start()
         self.conductor.add(TENANT, StudyHand(), OFFER)
         self.fleet.joined = self._join_ollama
+        self.fleet.stumbled = lambda error: self.telling.fault("", error)
         await self.fleet.start(self.conductor)
         await self.conductor.look()
         if self.comfyui is not None:
@@ -130,22 +130,22 @@ class Parts:
     async def close(self) -> None:
         """End what was started, write what is left."""
         self.lease.close()
-        if self.comfyui is not None:
-            await self.comfyui.close()
         ends = (
+            *((self.comfyui.close,) if self.comfyui is not None else ()),
             self.fleet.close,
             self.listing.close,
             self.conductor.close,
             self.relay.close,
             self.admin.close,
             *self._more,
+            *((self.capture.close,) if self.capture is not None else ()),
+            self.telling.close,
         )
         for close in ends:
-            with contextlib.suppress(Exception):  # one part that fails must not keep another from ending
+            try:  # one part that fails must not keep another from ending
                 await close()
-        if self.capture is not None:
-            await self.capture.close()
-        await self.telling.close()
+            except Exception as error:
+                self.telling.fault("", error)
 
     def also_close(self, close: Callable[[], Any]) -> None:
         """One more that ends with the rest."""
@@ -167,6 +167,7 @@ class Parts:
         """Read narthex.toml again; nothing that runs or waits is dropped. Raises NarthexError."""
         policy = self._setup.policy()
         gateway = policy.gateway
+        reserve = settings.get("reserve")
         self.door = self.gateway.door = self._door(gateway)
         self.policy = policy
         self.fleet.change(policy)
@@ -174,7 +175,7 @@ class Parts:
         self.conductor.change(rules_of(gateway))
         self.relay.timeouts = Timeouts.of(gateway)
         self.gateway.policy = gateway
-        self._reserve = settings.get("reserve")
+        self._reserve = reserve
         if self.comfyui is not None:
             self.comfyui.change(gateway)
         self._told_start()

@@ -13,6 +13,7 @@ from narthex.gateway.conductor import Conductor
 from narthex.gateway.hands._base import Hand
 from narthex.gateway.hands.llama import LlamaHand
 from narthex.gateway.hands.ollama import OllamaHand
+from narthex.gateway.hands.ollama_residents import FOREIGN
 from narthex.gateway.offer import Offer
 from narthex.gateway.routing.catalogue import Catalogue
 from narthex.gateway.schedule.records import Tenant
@@ -30,12 +31,14 @@ class Fleet:
         self.ollama: OllamaHand | None = None
         self.conductor: Conductor | None = None
         self.joined: Callable[[], None] = _nobody  # hears of an Ollama that was found
+        self.stumbled: Callable[[Exception], None] = _unheard  # hears of a look that failed by a fault
         self._policy = policy
         self._synced: tuple[int, object] = (-1, None)
         self._url = ""
         self._stays: dict[str, float] = {}
         self._stays_of = -1
         self._task: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
 
     # the catalogue's face, for the listing
 
@@ -74,9 +77,15 @@ class Fleet:
         return self.catalogue.tags()
 
     async def refresh(self) -> None:
-        """Look again at what there is, and tell the conductor. Never raises."""
-        await self.catalogue.refresh()
-        await self._sync()
+        """Look again at what there is, and tell the conductor. Never raises: after a fault what was known
+        stays, and the next look tries again."""
+        try:
+            await self.catalogue.refresh()
+            async with self._lock:
+                await self._sync()
+            self._let_go_old()
+        except Exception as error:
+            self.stumbled(error)
 
     # its own
 
@@ -159,9 +168,25 @@ class Fleet:
                 self.conductor.add(tenant_of(offer, self.keep_alive(offer)), hand, offer)
         self._synced = (self.catalogue.generation, server)
 
+    def _let_go_old(self) -> None:
+        """What is loaded with a setting that nobody can ask for any more, as one that was tuned anew or whose
+        file is gone, serves nobody: it goes once it is idle, however long it was to stay."""
+        if self.conductor is None:
+            return
+        offered = {offer.key for offer in self.catalogue.offers()}
+        for row in self.conductor.snapshot().holdings:
+            if row.state != "ready" or row.key in offered or row.key.startswith(FOREIGN):
+                continue
+            if self.conductor.offer(row.key).backend in ("ollama", "llama-server"):
+                self.conductor.let_go(row.key, "its setting is not offered any more")
+
 
 def _nobody() -> None:
     """Nobody listens."""
+
+
+def _unheard(error: Exception) -> None:
+    """The same."""
 
 
 def tenant_of(offer: Offer, keep_alive_s: float) -> Tenant:

@@ -91,7 +91,10 @@ class Arbiter(Generic[Place]):
     async def _watch(self) -> None:
         while True:
             self._nudge.clear()
-            await self._look()
+            try:
+                await self._look()
+            except Exception:  # whatever it was, who has the card must not have it for ever
+                self._unheard(lost=False)
             wait_s = self._gap_s / 2 if self._batch else self._look_s
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._nudge.wait(), wait_s)

@@ -95,8 +95,8 @@ class OllamaSite:
         except ApiError:
             return None
         pid = await asyncio.to_thread(self._search, blob)
-        if pid is not None:
-            self._runners[key] = pid
+        if pid is not None:  # one process serves one offer, whatever it was taken for before
+            self._runners = {one: other for one, other in self._runners.items() if other != pid} | {key: pid}
         return pid or known
 
     def runners(self) -> dict[str, int]:

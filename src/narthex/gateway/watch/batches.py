@@ -61,7 +61,10 @@ class Batches(Generic[_Item]):
             if self._ended.is_set():
                 self._come.set()
             if batch:
-                remark = await asyncio.to_thread(self._write, batch, lost)
+                try:
+                    remark = await asyncio.to_thread(self._write, batch, lost)
+                except Exception as error:  # what comes next is written all the same
+                    remark = f"{len(batch)} rows could not be written: {type(error).__name__}: {error}."
                 if remark:
                     self._say(remark)
 
