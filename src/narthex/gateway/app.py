@@ -22,6 +22,7 @@ from narthex.gateway.lease import StudyLease
 from narthex.gateway.offer import Offer
 from narthex.gateway.relay.relay import Relay
 from narthex.gateway.routing.router import Route, Router
+from narthex.gateway.routing.wishes import pins
 from narthex.gateway.telling import Telling
 from narthex.gateway.translate import translation_for
 from narthex.gateway.trouble import Trouble
@@ -41,7 +42,9 @@ ASKS = (
     "/v1/embeddings",
     "/v1/responses",
 )
+FAULT = "gateway_fault"
 _TOO_LONG = "context_too_large"
+_HANGS = "model_load_hangs"
 _IN_ASCII = str.maketrans({"«": '"', "»": '"', "·": ",", "–": "-", "’": "'", "\n": " "})
 
 
@@ -144,6 +147,9 @@ class Gateway:
         except (asyncio.CancelledError, ConnectionError):
             turn.status, turn.cause = 499, "client_left"
             raise
+        except Exception:
+            turn.status, turn.cause = 500, FAULT
+            raise
         finally:
             self.telling.asked(turn.record(self._loop.time() - received))
 
@@ -170,16 +176,7 @@ class Gateway:
         return self.router.larger(ask, route, int(needed)) if needed else None
 
     async def _on(self, route: Route, request: web.BaseRequest, ask: Ask, turn: Turn) -> web.StreamResponse:
-        turn.route = route
-        self.lease.check(route.wait_s)
-        granted = await self.conductor.acquire(
-            [offer.key for offer in route.choices],
-            rank=ask.rank,
-            client=ask.client,
-            wait_s=route.wait_s,
-            hold_s=route.hold_s,
-        )
-        turn.granted = granted
+        granted = await self._place(route, ask, turn)
         captured = self.capture.begin(ask.id, ask.body) if self.capture is not None else None
         try:
             offer, hand = self.conductor.offer(granted.offer_key), self.conductor.hand(granted.offer_key)
@@ -194,6 +191,10 @@ class Gateway:
 
             async def explain(words: str, status: int | None) -> Trouble:
                 trouble = await hand.explain(offer, words, status)
+                if (
+                    trouble.cause == _HANGS and offer.backend == "llama-server"
+                ):  # it would keep the next one, too
+                    self.conductor.let_go(offer.key, "it hangs")
                 if status is None:  # who asks again is not sent to an engine that is gone
                     self.conductor.doubt()
                     await self.conductor.look_briefly()
@@ -212,13 +213,24 @@ class Gateway:
             turn.status = turn.tapped.status
             if turn.tapped.trouble is not None:  # told within the stream, whose status was said already
                 turn.cause = turn.tapped.trouble.cause
-            if turn.tapped.trouble is not None:
-                turn.cause = turn.tapped.trouble.cause
             return turn.tapped.response
         finally:
             self.conductor.release(granted)
             if captured is not None:
                 captured.end()
+
+    async def _place(self, route: Route, ask: Ask, turn: Turn) -> Granted:
+        """The first choice's that can be had. Raises Trouble. What another try came to counts no more."""
+        turn.route, turn.granted, turn.offer = route, None, None
+        self.lease.check(route.wait_s)
+        turn.granted = await self.conductor.acquire(
+            [offer.key for offer in route.choices],
+            rank=ask.rank,
+            client=ask.client,
+            wait_s=route.wait_s,
+            hold_s=route.hold_s,
+        )
+        return turn.granted
 
     def _cors(self, request: web.BaseRequest) -> dict[str, str]:
         return self.door.cors(request) if "Origin" in request.headers else {}
@@ -226,7 +238,7 @@ class Gateway:
     def _stay(self, route: Route, offer: Offer, ask: Ask) -> float:
         """How long it stays once it is idle, in seconds: what the client may ask for, else the longest of
         its roles'; negative: for ever."""
-        pinned = route.keep_alive_s < 0 and ask.keep_alive is not None
+        pinned = ask.keep_alive is not None and pins(ask.keep_alive)  # which the route has allowed
         stays = (route.keep_alive_s, self._keep_alive_of(offer))
         keep_alive_s = -1.0 if min(stays) < 0 else max(stays)
         self.conductor.keep(offer.key, keep_alive_s, pinned=pinned)
@@ -236,7 +248,7 @@ class Gateway:
         """Ollama's request without a prompt: load, or with a keep_alive of 0 unload."""
         route = self.router.route(ask)
         turn.route = route
-        reason = "load"
+        reason, headers = "load", {"X-Narthex-Request-Id": ask.id}
         if ask.keep_alive in (0, "0", "0s", "0m"):
             reason = "unload"
             present = {row.key for row in self.conductor.snapshot().holdings}
@@ -244,11 +256,13 @@ class Gateway:
                 if offer.key in present:
                     self.conductor.let_go(offer.key, "a client asked for it")
         else:
-            granted = await self.conductor.acquire(
-                [offer.key for offer in route.choices], rank=ask.rank, client=ask.client, wait_s=route.wait_s
-            )
-            turn.granted, turn.offer = granted, self.conductor.offer(granted.offer_key)
-            self.conductor.release(granted)
+            granted = await self._place(route, ask, turn)
+            try:
+                offer = turn.offer = self.conductor.offer(granted.offer_key)
+                self._stay(route, offer, ask)
+                headers = _headers(ask.id, route, offer, granted)
+            finally:
+                self.conductor.release(granted)
         turn.status = 200
         answer = {
             "model": ask.model,
@@ -257,7 +271,8 @@ class Gateway:
             "done": True,
             "done_reason": reason,
         }
-        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+        body = msgspec.json.encode(answer)
+        return web.Response(body=body, headers=headers, content_type="application/json")
 
 
 def refused(trouble: Trouble, path: str, number: str) -> web.Response:
@@ -270,7 +285,7 @@ def refused(trouble: Trouble, path: str, number: str) -> web.Response:
 def _fault(error: Exception) -> Trouble:
     return Trouble(
         500,
-        "gateway_fault",
+        FAULT,
         f"narthex itself failed at this request ({type(error).__name__}).",
         remedy="Its log has the details under the request's id; please report it.",
     )
