@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvloop
@@ -86,18 +88,38 @@ async def _serve(setup: Setup, policy: Policy, say: Callable[[str], None]) -> No
     await runner.setup()
     try:
         loop.add_signal_handler(signal.SIGHUP, _reloader(parts))
-        await parts.start()
-        if parts.comfyui_listen:
-            await _listen_for_comfyui(parts)
-        await web.SockSite(runner, door, backlog=BACKLOG).start()
+        if not await _unless(stop, _opened(parts, runner, door)):
+            return say("Ended before it served.")
         gc.freeze()  # what is there now stays: no later collection has to look at it
         say(f"narthex serves at http://{_spoken(host)}:{port} ({parts.describe()}). Ctrl-C ends it.")
         await stop.wait()
         say(f"Ending: answers under way have {parts.gateway.policy.drain:g} s; again Ctrl-C ends at once.")
         await _drain(runner, parts, stop)
     finally:
+        loop.add_signal_handler(signal.SIGINT, os._exit, 128 + signal.SIGINT)  # engines end with narthex
         await parts.close()
         await runner.cleanup()
+
+
+async def _opened(parts: Parts, runner: web.ServerRunner, door: socket.socket) -> None:
+    await parts.start()
+    if parts.comfyui_listen:
+        await _listen_for_comfyui(parts)
+    await web.SockSite(runner, door, backlog=BACKLOG).start()
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Whether it was done before it was to stop: an engine may keep one waiting that is only looked for."""
+    doing, waiting = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((doing, waiting), return_when=asyncio.FIRST_COMPLETED)
+        if doing.done():
+            doing.result()
+        return not stop.is_set()
+    finally:
+        for task in (doing, waiting):
+            task.cancel()
+        await asyncio.gather(doing, waiting, return_exceptions=True)
 
 
 def _bound(host: str, port: int) -> socket.socket:
