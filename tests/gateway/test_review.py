@@ -18,7 +18,7 @@ from narthex.gateway.schedule.records import Tenant
 from narthex.gateway.trouble import Trouble
 from narthex.gateway.watch.batches import Batches
 from narthex.policy import Policy
-from narthex.testing.fake_engine import Scenery
+from narthex.testing.fake_engine import QuickOllama, Scenery
 
 from .serving import Serving, chat
 from .serving import until as until_seen
@@ -214,3 +214,15 @@ def test_who_ends_it_while_it_looks_for_an_engine_waits_for_nothing(tmp_path: Pa
         asked.close()
     assert serving.process.wait(PATIENCE_S * 3) == 0
     assert "serves at" not in serving.log()
+
+
+def test_what_failed_before_is_no_cause_of_what_fails_now(scene: Scenery, tmp_path: Path) -> None:
+    for model in ("big:1b", "small:1b"):
+        scene.change(model, model_bytes=2 * GIB)
+    with QuickOllama(scene) as ollama, Serving(tmp_path / "own", "--ollama", ollama.url) as serving:
+        scene.once("big:1b", load_fault="oom")
+        assert serving.post("/api/chat", chat("big:1b")).cause == "vram_oom_on_load"
+        found = serving.post("/api/chat", chat("small:1b", text="[[error 3]]", tokens=8))
+        assert found.status >= 500
+        assert found.cause not in ("", "vram_oom_on_load")
+        assert "big" not in found.body.decode()

@@ -68,8 +68,11 @@ class OllamaWords:
         return unreachable(self._site.api.url, error.text)
 
     async def of_load(self, offer: Offer, error: ApiError, since: Since) -> Trouble:
-        """Why a load failed that began then."""
-        return await self._trouble(offer, error, since, loaded=False)
+        """Why a load failed that began then. What the log says of it is no cause of what fails later."""
+        trouble = await self._trouble(offer, error, since, loaded=False)
+        self._marks.clear()
+        self._marks.append(await self.now())
+        return trouble
 
     async def of_request(self, offer: Offer, error: ApiError) -> Trouble:
         """Why a request to a loaded model failed. It is about this request, so it is not remembered."""
