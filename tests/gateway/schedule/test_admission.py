@@ -192,6 +192,15 @@ def test_whoever_waited_too_long_hears_what_was_in_the_way() -> None:
     assert trouble.retry_after_s
 
 
+def test_whoever_may_not_wait_at_all_is_refused_and_holds_up_nobody() -> None:
+    card = Card(24)
+    card.tenant("code", 20)
+    trouble = card.refusal(card.ask("code", until=0.0))
+    assert trouble is not None
+    assert trouble.cause == "waited_too_long"
+    assert card.waits(card.ask("code"))
+
+
 def test_a_background_call_waits_for_its_time() -> None:
     card = Card()
     card.warm("chat", 8)

@@ -93,6 +93,7 @@ class Scheduler:
         if len(self._waits) >= self._rules.queue:
             return [*due, Refuse(ticket.id, troubles.queue_full(len(self._waits), self._rules.queue))]
         self._arrivals += 1
+        wait.key, wait.instead = choice.key, choice.instead  # its time may be over before the next look
         self._waits[ticket.id] = wait
         return due + self._settle(now)
 
