@@ -206,6 +206,13 @@ def test_an_overdue_study_ends_soon(served: Served) -> None:
     assert state(served)["eta_s"] == OVERDUE_S
 
 
+@pytest.mark.parametrize("figures", [{"wait_s": -1.0}, {"wait_s": 1e308}, {"eta_s": 1e308}, {"eta_s": -5.0}])
+def test_figures_that_make_no_sense_hold_up_nobody(served: Served, figures: dict[str, float]) -> None:
+    found = take(served, who="a\0\x1b[31m" + 999 * "x", **figures)
+    assert found["state"] == "granted"
+    assert state(served)["who"] == "a[31m" + 59 * "x"
+
+
 @pytest.mark.parametrize("body", [{}, {"who": 3}, [], {"who": "x", "eta_s": "soon"}])
 def test_a_body_that_is_none_is_refused(served: Served, body: Any) -> None:
     status, answer = ask(served, PATH, body)

@@ -187,6 +187,10 @@ def test_the_gateways_table_is_read() -> None:
     assert policy.gateway.pins
 
 
+def test_what_is_nested_without_end_is_refused() -> None:
+    assert "nested too deep" in fault_of("a = " + 5000 * "[" + 5000 * "]").message
+
+
 @pytest.mark.parametrize("text", ["[policy\n", 'a = "', "a = 1\na = 2", "[models.a:b]\n"])
 def test_what_is_no_toml_says_so(text: str) -> None:
     fault = fault_of(text)

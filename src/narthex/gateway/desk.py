@@ -11,6 +11,7 @@ from aiohttp import web
 
 from narthex.errors import NarthexError
 from narthex.gateway.ask import Ask, Rank
+from narthex.gateway.body import UNREADABLE
 from narthex.gateway.conductor import Conductor
 from narthex.gateway.door.door import read_body
 from narthex.gateway.fleet import Fleet
@@ -25,6 +26,7 @@ from narthex.gateway.watch.metrics import CONTENT_TYPE, Metrics
 
 Handler = Callable[[web.BaseRequest, str, str], Any]
 BODY = 1 << 16
+_DIGITS = 10  # of a number of tokens; Python reads no endless ones
 JSON = "application/json; charset=utf-8"
 
 
@@ -100,7 +102,7 @@ class Desk:
         query = request.rel_url.query
         options: dict[str, Any] = {}
         if (ctx := query.get("num_ctx", "")).isdecimal():
-            options["num_ctx"] = int(ctx)
+            options["num_ctx"] = int(ctx[:_DIGITS])
         ask = Ask(
             id=number,
             api="ollama",
@@ -132,8 +134,8 @@ class Desk:
         body = await read_body(request, BODY)
         try:
             wanted = msgspec.json.decode(body, type=_Release).model
-        except msgspec.MsgspecError as error:
-            raise Trouble(400, "bad_request", f"The body makes no sense: {error}.") from error
+        except UNREADABLE as error:
+            raise Trouble(400, "bad_request", f"The body makes no sense: {error}.") from None
         present = {row.key for row in self._conductor.snapshot().holdings}
         offer = self._fleet.named(wanted)
         key = wanted if wanted in present else offer.key if offer is not None else None

@@ -21,6 +21,7 @@ from aiohttp import web
 from narthex import __version__
 from narthex.gateway.admission import Admission, Place
 from narthex.gateway.ask import Rank
+from narthex.gateway.body import UNREADABLE
 from narthex.gateway.door.door import read_body
 from narthex.gateway.hands.study import KEY
 from narthex.gateway.trouble import Trouble
@@ -33,6 +34,8 @@ AT_ONCE_S = 0.05  # what comes within this time needs no words
 WAIT_S = 600.0  # it waits so long, unless it says otherwise
 OVERDUE_S = 30.0  # what is left of a study that should have ended
 UNKNOWN_RETRY_S = 60.0
+MOST_S = 30 * 86400.0  # no study takes longer, and no clock of the event loop reaches for ever
+_NAME_LENGTH = 64  # letters kept of what a study calls itself
 BODY_BYTES = 64 << 10
 _LINES = "application/x-ndjson"
 
@@ -146,17 +149,19 @@ class StudyLease(Generic[Place]):
     async def _take(self, request: web.BaseRequest, client: str, number: str) -> web.StreamResponse:
         """JSON lines: «waiting» as long as it has to, then «granted» or «refused»."""
         wish = await _read(request, Wish)
+        who = "".join(letter for letter in wish.who if letter.isprintable())[:_NAME_LENGTH]
+        wait_s = min(max(0.0, wish.wait_s), MOST_S)
         answer = web.StreamResponse(headers={"Content-Type": _LINES})
         await answer.prepare(request)
         asked = self._loop.create_task(
-            self._admission.acquire([KEY], rank=Rank.INTERACTIVE, client=wish.who, wait_s=wish.wait_s)
+            self._admission.acquire([KEY], rank=Rank.INTERACTIVE, client=who, wait_s=wait_s)
         )
         try:
             await asyncio.wait((asked,), timeout=AT_ONCE_S)
             while not asked.done():
                 await answer.write(_line({"state": "waiting", "for": list(self._words())}))
                 await asyncio.wait((asked,), timeout=self._beat_s)
-            held = self._begin(wish, asked.result())
+            held = self._begin(who, wish.eta_s, asked.result())
         except Trouble as trouble:
             await answer.write(_line({"state": "refused", "cause": trouble.cause, "error": trouble.text}))
         except BaseException:  # whoever asked is gone
@@ -194,14 +199,14 @@ class StudyLease(Generic[Place]):
 
     # its life
 
-    def _begin(self, wish: Wish, place: Place) -> _Held[Place]:
-        held = self._held = _Held(secrets.token_hex(16), wish.who, place, self._loop.time(), None)
-        self._alive(held, wish.eta_s)
+    def _begin(self, who: str, eta_s: float | None, place: Place) -> _Held[Place]:
+        held = self._held = _Held(secrets.token_hex(16), who, place, self._loop.time(), None)
+        self._alive(held, eta_s)
         return held
 
     def _alive(self, held: _Held[Place], eta_s: float | None) -> None:
         now = self._loop.time()
-        held.until = None if eta_s is None else now + max(0.0, eta_s)
+        held.until = None if eta_s is None else now + min(max(0.0, eta_s), MOST_S)
         if held.timer is not None:
             held.timer.cancel()
         held.timer = self._loop.call_at(
@@ -232,13 +237,13 @@ class StudyLease(Generic[Place]):
 async def _read(request: web.BaseRequest, kind: type[_Body]) -> _Body:
     try:
         return msgspec.json.decode(await read_body(request, BODY_BYTES), type=kind)
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise Trouble(
             400,
             "bad_request",
             f"This is no body of a request for the lease: {error}.",
             remedy='Send JSON, as {"who": "narthex tune", "eta_s": 600}.',
-        ) from error
+        ) from None
 
 
 def _line(found: dict[str, Any]) -> bytes:

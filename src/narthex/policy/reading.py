@@ -116,6 +116,10 @@ class _Reader:
                 f"{self._name}{where}: this is no valid TOML: {_PLACE.sub('', words)}.",
                 hint=f"Texts stand in double quotes. {_QUOTES}",
             ) from error
+        except RecursionError:
+            raise UsageError(
+                f"{self._name}: it is nested too deep.", hint="No key takes a list of lists."
+            ) from None
 
     def _section(self, kind: type[msgspec.Struct], table: Any, keys: tuple[str, ...]) -> dict[str, Any]:
         """The values of one table, read and checked."""

@@ -122,9 +122,10 @@ def test_a_file_that_is_no_list_of_keys_is_refused(tmp_path: Path, text: str) ->
         read_keys(_file(tmp_path, text))
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["/none", "/tmp", "a\0b", "~nobody-of-this-name/keys"])
+def test_a_file_that_is_not_there_is_told(name: str) -> None:
     with pytest.raises(UsageError, match="can't be read"):
-        read_keys(tmp_path / "none")
+        read_keys(Path(name))
 
 
 def test_no_key_stands_in_what_keys_keep() -> None:

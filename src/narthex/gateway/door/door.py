@@ -31,7 +31,7 @@ class Door:
         """``container``: inside a Compose network, published on loopback: then it listens everywhere without
         keys. Raises UsageError for another bind without keys, and for a file of keys that is none."""
         self._origins = Origins(bound=host, hosts=policy.hosts, origins=policy.origins)
-        self._keys = read_keys(Path(policy.keys).expanduser()) if policy.keys is not None else Keys({})
+        self._keys = read_keys(Path(policy.keys)) if policy.keys is not None else Keys({})
         self._admin = policy.admin
         own = authority_of(f"[{host}]" if ":" in host else host)
         if not self._keys and not container and (own is None or not own.is_loopback):

@@ -39,9 +39,10 @@ def read_keys(path: Path) -> Keys:
     Raises UsageError where it can't be read, others may read it, or a line is none.
     """
     try:
+        path = path.expanduser()
         mode = path.stat().st_mode
         text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # a name with NUL; the home of nobody
         raise UsageError(f"The file of keys {path} can't be read: {_why(error)}.", hint=_MAKE) from error
     if mode & _OTHERS:
         raise UsageError(
@@ -72,5 +73,7 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _why(error: OSError | UnicodeDecodeError) -> str:
-    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else "it is no text"
+def _why(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no text"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error).rstrip(".")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from narthex.gateway.body import UNREADABLE
 from narthex.gateway.listing.ollama import OllamaView
 from narthex.gateway.listing.sources import Describer, Shelf
 from narthex.gateway.offer import Offer
@@ -79,13 +80,13 @@ def _read(body: bytes) -> tuple[_Fields, str]:
     try:
         fields = _fields.decode(body)
         name = _names.decode(fields.get("model") or fields.get("name") or b'""')
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Trouble(
             400,
             "bad_request",
             f"The request can't be read as JSON ({error}).",
             remedy='Send {"model": "NAME"}.',
-        ) from error
+        ) from None
     if not name:
         raise Trouble(400, "bad_request", "The request names no model.", remedy='Send {"model": "NAME"}.')
     return fields, name

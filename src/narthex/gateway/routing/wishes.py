@@ -11,6 +11,8 @@ from narthex.gateway.body import UNREADABLE
 BYTES_PER_TOKEN = 4  # of a prompt, for an estimate: English has some 4, other languages and programs fewer
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")  # /v1's words for num_predict
 
+_DIGITS = 10  # of a limit in tokens; a longer one is none
+
 
 def asked_ctx(ask: Ask) -> int | None:
     """The context that a client asks for, in tokens; None where it asks for none or for nonsense."""
@@ -31,7 +33,12 @@ def estimated(ask: Ask) -> int:
         return 0
     wanted = ask.options.get("num_predict")
     for name in _LIMITS:
-        if ask.api == "openai" and (raw := ask.fields.get(name)) is not None and bytes(raw).isdigit():
+        if (
+            ask.api == "openai"
+            and (raw := ask.fields.get(name)) is not None
+            and 0 < len(raw) <= _DIGITS
+            and bytes(raw).isdigit()
+        ):
             wanted = int(bytes(raw))
     generated = wanted if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0 else 0
     return ask.prompt_bytes // BYTES_PER_TOKEN + generated

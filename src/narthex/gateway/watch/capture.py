@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from narthex.errors import UsageError
 from narthex.gateway.watch.batches import Batches
 
 KEPT = 1000  # requests in the folder
@@ -35,10 +36,17 @@ class Captured:
 
 class Capture:
     """A folder of 0700 with two files of 0600 for each request: ``ID.request`` and ``ID.answer``, the bytes
-    that came and went; no header is in them, so no key. ``say`` is told once when it can't be written."""
+    that came and went; no header is in them, so no key. ``say`` is told once when it can't be written. Raises
+    UsageError for a folder that can't be."""
 
     def __init__(self, folder: Path, say: Callable[[str], None], *, kept: int = KEPT) -> None:
-        self.folder, self._kept = folder.expanduser(), kept
+        try:
+            self.folder = folder.expanduser()
+        except RuntimeError as error:
+            raise UsageError(
+                f"capture in [gateway]: «{folder}» is no folder: {error}", hint="Write a whole path."
+            ) from error
+        self._kept = kept
         self._batches: Batches[Captured] = Batches(self._write, pause_s=PAUSE_S, say=say, most=kept)
         self._refused = False
 
@@ -62,11 +70,10 @@ class Capture:
                 _private(self.folder / f"{one.id}.request", one.body)
                 _private(self.folder / f"{one.id}.answer", bytes(one.answer))
             self._prune()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             known, self._refused = self._refused, True
-            return (
-                "" if known else f"{self.folder}: requests can't be kept there ({error.strerror or error})."
-            )
+            words = (error.strerror if isinstance(error, OSError) else None) or error
+            return "" if known else f"{self.folder}: requests can't be kept there ({words})."
         self._refused = False
         return ""
 
