@@ -79,7 +79,7 @@ def test_why_it_is_another_choice_is_told_with_names() -> None:
         stage.conductor.release(await stage.get("file#2"))
         granted = await stage.get("file#1", "file#2")
         assert granted.offer_key == "file#2"
-        assert granted.instead == "«one:7b» is not loaded, and this one is."
+        assert granted.instead == "«one:7b» is not loaded, and this one is"
 
     play(scene, prefer_resident=True)
 

@@ -419,7 +419,7 @@ def _foreign(hand: Hand, key: str) -> Offer | None:
 
 def _guest(offer: Offer, row: Seen) -> Tenant:
     """It stays as long as its engine lets it, and goes where its room is needed."""
-    return Tenant(key=offer.key, need=row.held, twin=offer.twin, keep_alive_s=-1.0)
+    return Tenant(key=offer.key, name=offer.name, need=row.held, twin=offer.twin, keep_alive_s=-1.0)
 
 
 def _called_off(offer: Offer) -> Trouble:

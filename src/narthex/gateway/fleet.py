@@ -193,6 +193,7 @@ def tenant_of(offer: Offer, keep_alive_s: float) -> Tenant:
     """An offer as the scheduler sees it."""
     return Tenant(
         key=offer.key,
+        name=offer.name,
         need=offer.need_bytes,
         slots=offer.slots,
         twin=offer.twin,

@@ -65,6 +65,7 @@ class ComfyHand:
         """It takes what there is where that is less than it would like, as its own memory rules have it."""
         return Tenant(
             key=KEY,
+            name="ComfyUI",
             need=self.need_bytes,
             elastic=True,
             keep_alive_s=self._keep_alive_s,

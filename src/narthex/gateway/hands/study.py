@@ -9,7 +9,7 @@ from narthex.gateway.trouble import Trouble
 
 KEY = "study"
 OFFER = Offer(key=KEY, backend="study", name="a study", model="", twin="")
-TENANT = Tenant(key=KEY, slots=1, exclusive=True, keep_alive_s=0.0, comes_back=False)
+TENANT = Tenant(key=KEY, slots=1, exclusive=True, keep_alive_s=0.0, comes_back=False, name=OFFER.name)
 """One at a time, with nothing else on the card, and gone as soon as it is idle."""
 
 

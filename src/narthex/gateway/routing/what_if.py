@@ -127,6 +127,7 @@ def _forecast(now: Now, offers: Sequence[Offer], choices: Sequence[Offer], polic
         scheduler.add(
             Tenant(
                 key=offer.key,
+                name=offer.name,
                 need=offer.need_bytes,
                 slots=offer.slots,
                 twin=offer.twin,

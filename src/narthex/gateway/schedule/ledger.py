@@ -19,12 +19,20 @@ class Ledger:
         self._seen: dict[str, int] = {}  # what a tenant really held, when it was there
 
     def learn(self, key: str, held: int | None) -> None:
-        """What a tenant really holds, in bytes; None: not known."""
+        """What a tenant really holds, in bytes; None: not known.
+
+        It is there, so it fits: a reading above what there is for one counts as all of that. What an engine
+        took that had to do with less says nothing of what it takes where there is more.
+        """
         if held is None:
             return
-        self._seen[key] = held
-        if (place := self.places.get(key)) is not None:
+        most, place = self.most(), self.places.get(key)
+        if place is not None:
             place.held = held
+            plan = place.tenant.need
+            if place.tenant.elastic and most is not None and plan is not None and plan > most:
+                return
+        self._seen[key] = held if most is None else min(held, most)
 
     def most(self) -> int | None:
         """Bytes that one tenant could have alone; None where the card is not known."""
@@ -62,7 +70,9 @@ class Ledger:
         if tenant.twin and any(place.tenant.twin == tenant.twin for place in rest):
             return False
         most = self.most()
-        return most is None or self.taken(gone) + self.need(tenant) <= most
+        if most is None or tenant.need == self.need(tenant) == 0:  # on a full card, too
+            return True
+        return self.taken(gone) + self.need(tenant) <= most
 
     def never(self, tenant: Tenant) -> Trouble | None:
         """Why it can't be had even if everything goes that may go; None where it can."""
@@ -72,7 +82,7 @@ class Ledger:
         pinned = [key for key, place in self.places.items() if _stays(place) and key != tenant.key]
         if not pinned or self.fits(tenant, [key for key in self.places if key not in pinned]):
             return None
-        return troubles.pinned(pinned)
+        return troubles.pinned([self.places[key].tenant.title for key in pinned])
 
     def victims(self, tenant: Tenant, candidates: Sequence[Place]) -> tuple[str, ...] | None:
         """Who has to go for it: the first ones of these, and none that could stay. None where even all of

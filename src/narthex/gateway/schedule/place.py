@@ -32,7 +32,7 @@ class Place:
     ready_at: float = 0.0
     last_used: float = 0.0
     only_before: int | None = None  # it is drained: only tickets that came before this one are granted
-    leaving: bool = False  # it is let go once it is idle and nobody waits for it
+    leaving: str = ""  # why it is let go once it is idle and nobody waits for it; "": it stays
     used: bool = False  # somebody was granted since it is there
     followed_up: bool = False  # it was asked again right after an answer
 

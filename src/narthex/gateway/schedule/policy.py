@@ -43,16 +43,18 @@ class Policy:
 
     def choose(self, wait: Wait, failed: Mapping[str, tuple[Trouble, float]], now: float) -> Choice:
         """The first of its choices that can be had. ``failed``: remembered troubles, each until a time."""
-        why: Trouble | None = None
+        why, instead = None, ""
         for position, key in enumerate(wait.ticket.choices):
             ready = self._is_ready(key)
             trouble = None if ready else wait.passed.get(key) or self._out(key, failed, now)
             if trouble is None:
                 loaded = "" if ready else self._resident(wait.ticket.choices[position + 1 :])
                 if loaded:
-                    return Choice(loaded, f"«{key}» is not loaded, and this one is.")
-                return Choice(key, why.message if why is not None else "")
+                    return Choice(loaded, f"«{self.title(key)}» is not loaded, and this one is")
+                return Choice(key, instead)
             why = trouble
+            tried = key in wait.passed or key in failed
+            instead = instead or troubles.instead_of(self.title(key), trouble, tried=tried)
         return Choice("", trouble=why)
 
     def _out(self, key: str, failed: Mapping[str, tuple[Trouble, float]], now: float) -> Trouble | None:
@@ -63,6 +65,16 @@ class Policy:
             return None
         row = failed.get(key)
         return row[0] if row is not None and now < row[1] else self._ledger.never(tenant)
+
+    def lacks_room(self, key: str) -> bool:
+        """Whether not even an empty card has room for what is not there."""
+        tenant = self._tenants.get(key)
+        return tenant is not None and key not in self._places and self._ledger.never(tenant) is not None
+
+    def title(self, key: str) -> str:
+        """What people call it."""
+        tenant = self._tenants.get(key)
+        return key if tenant is None else tenant.title
 
     def _is_ready(self, key: str) -> bool:
         place = self._places.get(key)
@@ -107,6 +119,10 @@ class Policy:
             if self._absent(wait.key):
                 return wait
         return None
+
+    def wants_room(self, order: Sequence[Wait], now: float) -> bool:
+        """Whether anybody waits for something that is not there, and whose time has come."""
+        return any(self._absent(wait.key) and not wait.held_back(self.rules, now) for wait in order)
 
     def _absent(self, key: str) -> bool:
         place = self._places.get(key)

@@ -34,6 +34,12 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     pinned: bool = False  # never evicted for another; the user allowed it
     exclusive: bool = False  # nothing else may be there: a study's lease
     comes_back: bool = True  # after an image or a study that it had to go for
+    name: str = ""  # as people know it; "": its key
+
+    @property
+    def title(self) -> str:
+        """What it is called in a sentence."""
+        return self.name or self.key
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):

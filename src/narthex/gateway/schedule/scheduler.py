@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from math import inf
 
 from narthex.gateway.ask import Rank
-from narthex.gateway.schedule import checking, troubles, views
+from narthex.gateway.schedule import checking, due, troubles, views
 from narthex.gateway.schedule.ledger import Ledger
 from narthex.gateway.schedule.place import Place, State
-from narthex.gateway.schedule.policy import Policy, Step
+from narthex.gateway.schedule.policy import Choice, Policy, Step
 from narthex.gateway.schedule.records import (
     Effect,
     Forecast,
@@ -31,9 +31,11 @@ from narthex.gateway.schedule.records import (
     Unload,
 )
 from narthex.gateway.schedule.returning import Returning
-from narthex.gateway.schedule.wait import Wait, in_turn
+from narthex.gateway.schedule.wait import MOMENT_S, Wait, in_turn
 from narthex.gateway.trouble import Trouble
 from narthex.units import format_duration
+
+_ASKED = "it was asked to go"
 
 
 class Scheduler:
@@ -54,19 +56,28 @@ class Scheduler:
         self._arrivals = 0
         self._now = -inf  # when everything was looked at last
         self._quiet_until = inf  # until then time alone changes nothing
+        self._stale = False  # something was changed that nobody looked at yet
 
     # what is known
 
     def add(self, tenant: Tenant) -> None:
         """Make a tenant known, or change its figures."""
+        if self._tenants.get(tenant.key) == tenant:
+            return
         self._tenants[tenant.key] = tenant
         if (place := self._places.get(tenant.key)) is not None:
             place.tenant = tenant
+        self._doubt()
 
     def change(self, rules: Rules) -> None:
         """Another policy; what runs and waits stays. It counts from the next event on."""
         self._rules = self._policy.rules = rules
-        self._quiet_until = -inf
+        self._doubt()
+
+    def _doubt(self) -> None:
+        """What is due is another question now: the next event looks, or a tick at once."""
+        if self._places or self._waits:
+            self._stale, self._quiet_until = True, -inf
 
     def is_ready(self, key: str) -> bool:
         """Whether it is loaded."""
@@ -77,25 +88,23 @@ class Scheduler:
 
     def submit(self, ticket: Ticket, now: float) -> list[Effect]:
         """A request comes. One for a warm model with a free place costs no look at the queue."""
-        due = self._settle(now) if self._waits and now >= self._quiet_until else []
+        first = self._settle(now) if self._waits and now >= self._quiet_until else []
         place = self._places.get(ticket.choices[0])
         if place is not None and self._at_once(ticket, place):
-            due.append(self._grant(ticket, place, now, ""))
-            return due
+            return [*first, self._grant(ticket, place, now, "")]
         wait = Wait(ticket, self._arrivals + 1, now)
         choice = self._policy.choose(wait, self._failed, now)
         place = self._places.get(choice.key)
-        if place is not None and self._at_once(ticket, place):
-            due.append(self._grant(ticket, place, now, choice.instead))
-            return due
+        if place is not None and self._is_free(wait, place, now):
+            return [*first, self._grant(ticket, place, now, choice.instead)]
         if choice.trouble is not None:
-            return [*due, Refuse(ticket.id, choice.trouble)]
+            return [*first, Refuse(ticket.id, choice.trouble)]
         if len(self._waits) >= self._rules.queue:
-            return [*due, Refuse(ticket.id, troubles.queue_full(len(self._waits), self._rules.queue))]
+            return [*first, Refuse(ticket.id, troubles.queue_full(len(self._waits), self._rules.queue))]
         self._arrivals += 1
         wait.key, wait.instead = choice.key, choice.instead  # its time may be over before the next look
         self._waits[ticket.id] = wait
-        return due + self._settle(now)
+        return first + self._settle(now)
 
     def _at_once(self, ticket: Ticket, place: Place) -> bool:
         """Nobody is passed over: the tenant is open to all, and nobody waits for it."""
@@ -106,6 +115,15 @@ class Scheduler:
             and place.tenant.key not in self._wanted
             and place.has_slot()
         )
+
+    def _is_free(self, wait: Wait, place: Place, now: float) -> bool:
+        """Whether one that comes now is granted now; whoever waits already had the chance."""
+        if self._at_once(wait.ticket, place):
+            return True
+        key, rules = place.tenant.key, self._rules
+        ahead = (row for row in self._waits.values() if row.key == key and not row.background)
+        people = any(not row.held_back(rules, now) for row in ahead)
+        return self._policy.may_run(wait, place, people, now)
 
     def finish(self, ticket: int, now: float) -> list[Effect]:
         """A granted request is done. Nothing happens for one that is not known."""
@@ -183,8 +201,10 @@ class Scheduler:
 
     def release(self, key: str, why: str, now: float) -> list[Effect]:
         """Let it go as soon as it is idle and nobody waits for it."""
-        if self.is_ready(key):
-            self._places[key].leaving = True
+        self._returning.forget(key)
+        place = self._places.get(key)
+        if place is not None and place.state is not State.UNLOADING:
+            place.leaving = why or _ASKED
         return self._settle(now)
 
     def _remember(self, key: str, trouble: Trouble, now: float) -> None:
@@ -192,7 +212,9 @@ class Scheduler:
             self._failed[key] = (trouble, now + self._rules.remember_s)
 
     def _be_ready(self, key: str, held: int | None, now: float) -> None:
+        begun = self._places.get(key)
         place = Place(tenant=self._tenants[key], state=State.READY, since=now)
+        place.leaving = begun.leaving if begun is not None else ""
         place.ready_at = place.idle_since = place.last_used = now
         self._places[key] = place
         self._failed.pop(key, None)
@@ -207,18 +229,9 @@ class Scheduler:
 
     def wake_at(self) -> float | None:
         """When :meth:`tick` is due; None where nothing is."""
-        now, rules = self._now, self._rules
-        times = [until for _, until in self._failed.values()]
-        for place in self._places.values():
-            if (due := place.due_at()) is not None:
-                times.append(due)
-            if self._waits and place.ready:
-                times += [place.ready_at + rules.residency_s, place.stays_until(rules.residency_s)]
-        for wait in self._waits.values():
-            times += [wait.ticket.not_before, wait.since + rules.starvation_s]
-            if wait.ticket.until is not None:
-                times.append(wait.ticket.until)
-        return min((time for time in times if time > now), default=None)
+        if self._stale:
+            return self._now
+        return due.at(self._places.values(), self._waits.values(), self._failed, self._rules, self._now)
 
     # views
 
@@ -226,8 +239,13 @@ class Scheduler:
         """What would happen to a request now; nothing is changed."""
         wait = Wait(Ticket(id=0, choices=tuple(choices), rank=rank), self._arrivals + 1, now)
         choice = self._policy.choose(wait, self._failed, now)
+        place = self._places.get(choice.key)
+        free = place is not None and self._is_free(wait, place, now)
+        if choice.trouble is None and not free and len(self._waits) >= self._rules.queue:
+            choice = Choice("", trouble=troubles.queue_full(len(self._waits), self._rules.queue))
         order = in_turn([*self._waits.values(), wait], self._rules, now)
-        return views.forecast(choice, wait, order.index(wait), self._ledger, self._policy)
+        ahead = 0 if free else order.index(wait)
+        return views.forecast(choice, now, ahead, self._ledger, self._policy, free=free)
 
     def snapshot(self, now: float) -> Snapshot:
         """Everything at this moment."""
@@ -241,7 +259,7 @@ class Scheduler:
 
     def _settle(self, now: float) -> list[Effect]:
         """Refuse what is due, choose, grant, let go, and begin what makes room."""
-        self._now = now
+        self._now, self._stale = now, False
         self._failed = {key: row for key, row in self._failed.items() if now < row[1]}
         effects = self._refusals(now)
         order = in_turn(self._waits.values(), self._rules, now)
@@ -255,7 +273,7 @@ class Scheduler:
         effects += self._let_go(now)
         if (step := self._policy.step(order, now)) is not None:
             effects += self._take(step, order, now)
-        elif not order:
+        elif not self._policy.wants_room(order, now):
             effects += self._bring_back(now)
         self._quiet_until = self.wake_at() or inf
         return effects
@@ -267,12 +285,24 @@ class Scheduler:
                 effects.append(Refuse(ticket, self._too_late(wait, now)))
                 del self._waits[ticket]
                 continue
-            choice = self._policy.choose(wait, self._failed, now)
+            choice = self._choose(wait, now)
             if choice.trouble is not None:
                 effects.append(Refuse(ticket, choice.trouble))
                 del self._waits[ticket]
             wait.key, wait.instead = choice.key, choice.instead
         return effects
+
+    def _choose(self, wait: Wait, now: float) -> Choice:
+        """It keeps what it waits for while that lacks room for a moment only, as by one high reading."""
+        choice = self._policy.choose(wait, self._failed, now)
+        failed = wait.key in wait.passed or wait.key in self._failed
+        if choice.key == wait.key or failed or not self._policy.lacks_room(wait.key):
+            wait.no_room_since = None
+        elif wait.no_room_since is None:
+            wait.no_room_since = now
+        if wait.no_room_since is not None and now < wait.no_room_since + MOMENT_S:
+            return Choice(wait.key, wait.instead)
+        return choice
 
     def _drain(self, order: Sequence[Wait], now: float) -> None:
         marks = self._policy.drains(order, now)
@@ -306,10 +336,10 @@ class Scheduler:
         for key, place in self._places.items():
             if not place.idle or key in self._wanted:
                 continue
-            due = place.due_at()
+            over = place.due_at()
             if place.leaving:
-                effects.append(self._unload(place, "it was asked to go", "", now))
-            elif due is not None and due <= now:
+                effects.append(self._unload(place, place.leaving, "", now))
+            elif over is not None and over <= now:
                 stay = format_duration(place.tenant.keep_alive_s)
                 effects.append(self._unload(place, f"idle for {stay}", "", now))
         return effects
@@ -327,13 +357,15 @@ class Scheduler:
             self._evicted_for.setdefault(guest.key, []).append(key)
             if passing and place.tenant.comes_back and not place.leaving:
                 self._returning.owe(key, guest.key)
-            effects.append(self._unload(place, f"room for {guest.key}", step.wait.ticket.client, now))
+            effects.append(self._unload(place, f"room for «{guest.title}»", step.wait.ticket.client, now))
         return effects
 
     def _load(self, key: str, order: Sequence[Wait], now: float) -> Load:
         clients = tuple(dict.fromkeys(wait.ticket.client for wait in order if wait.key == key))
         self._places[key] = Place(tenant=self._tenants[key], state=State.LOADING, since=now)
         self._returning.forget(key)
+        if self._tenants[key].pinned:  # others may have no room beside it
+            self._doubt()
         return Load(key, clients, tuple(self._evicted_for.pop(key, ())))
 
     def _unload(self, place: Place, why: str, client: str, now: float) -> Unload:
@@ -341,25 +373,25 @@ class Scheduler:
         return Unload(place.tenant.key, why, client)
 
     def _bring_back(self, now: float) -> list[Effect]:
-        """What went for an image or a study comes back once that is over and nobody waits."""
+        """What went for an image or a study comes back once that is over and nobody wants room."""
         if not self._returning or any(not place.ready for place in self._places.values()):
             return []
         key, guest = self._returning.next(self._ledger, self._tenants)
         if guest:
-            return [self._unload(self._places[guest], f"{key} comes back", "", now)]
+            return [self._unload(self._places[guest], f"«{self._policy.title(key)}» comes back", "", now)]
         return [self._load(key, (), now)] if key else []
 
     def _too_late(self, wait: Wait, now: float) -> Trouble:
         way = self._policy.in_the_way(wait.key, now)
         busy = [
-            key
+            place.tenant.title
             for key, place in self._places.items()
             if (way is None or key in way or key == wait.key) and (place.running or not place.ready)
         ]
         order = in_turn(self._waits.values(), self._rules, now)
         retry_s = max(1.0, min(60.0, self._rules.starvation_s))
         return troubles.too_late(
-            wait.key,
+            self._policy.title(wait.key),
             now - wait.since,
             busy,
             waiting=len(order),

@@ -46,15 +46,15 @@ def does_not_fit(need: int, room: Room) -> Trouble:
     )
 
 
-def pinned(keys: Sequence[str]) -> Trouble:
+def pinned(names: Sequence[str]) -> Trouble:
     """These may not go for it."""
     return Trouble(
         503,
         "vram_pinned",
-        f"There is no room beside {', '.join(keys)}, pinned with a keep_alive of -1.",
+        f"There is no room beside {_listed(names)}, pinned with a keep_alive of -1.",
         remedy="Ask for the pinned model with another keep_alive, or unload it.",
         retry_after_s=_PINNED_S,
-        figures={"pinned": list(keys)},
+        figures={"pinned": list(names)},
     )
 
 
@@ -78,17 +78,27 @@ def queue_full(waiting: int, limit: int) -> Trouble:
 
 
 def too_late(
-    key: str, waited_s: float, busy: Sequence[str], *, waiting: int, ahead: int, retry_s: float
+    name: str, waited_s: float, busy: Sequence[str], *, waiting: int, ahead: int, retry_s: float
 ) -> Trouble:
     """Its time is over. ``busy``: who was in the way; ``ahead``: those of the ``waiting`` ones who would have
     gone first."""
-    way = f"{', '.join(busy)} was in the way" if busy else "the card was being made free"
+    way = f"{_listed(busy)} was in the way" if busy else "the card was being made free"
     return Trouble(
         503,
         "waited_too_long",
-        f"It waited {format_duration(waited_s)} for {key or 'its turn'}: {way}, and {ahead} of {waiting} "
+        f"It waited {format_duration(waited_s)} for «{name}»: {way}, and {ahead} of {waiting} "
         "in the queue went first.",
         remedy="Try again later, or ask for what is loaded (GET /api/ps).",
         retry_after_s=retry_s,
         figures={"waited_s": waited_s, "waiting": waiting, "ahead": ahead, "in_the_way": list(busy)},
     )
+
+
+def instead_of(name: str, trouble: Trouble, *, tried: bool) -> str:
+    """Why another one than this answers, in a clause. ``tried``: its load failed; else it was not begun."""
+    what = "could not be loaded" if tried else "can't be had now"
+    return f"«{name}» {what}: {trouble.message.strip().removesuffix('.')}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"«{name}»" for name in names)

@@ -46,15 +46,16 @@ def _waiting(wait: Wait) -> Waiting:
     )
 
 
-def forecast(choice: Choice, wait: Wait, ahead: int, ledger: Ledger, policy: Policy) -> Forecast:
-    """What this one would meet that is not in the queue yet. ``choice``: what it would wait for; ``ahead``:
-    how many would go first."""
+def forecast(
+    choice: Choice, now: float, ahead: int, ledger: Ledger, policy: Policy, *, free: bool
+) -> Forecast:
+    """What one would meet that is not in the queue yet. ``choice``: what it would wait for; ``ahead``: how
+    many would go first; ``free``: it would be granted at once."""
     if not choice.key:
         words = choice.trouble.text if choice.trouble is not None else "nothing was asked for"
         return Forecast(key=None, ready=False, trouble=words)
     place = ledger.places.get(choice.key)
     if place is not None and place.state is not State.UNLOADING:
-        free = place.takes(wait.number)
         return Forecast(
             key=choice.key,
             ready=place.ready,
@@ -62,7 +63,7 @@ def forecast(choice: Choice, wait: Wait, ahead: int, ledger: Ledger, policy: Pol
             position=ahead,
             why=choice.instead if place.ready else "it is being loaded",
         )
-    evicts, waits_for = _before_a_load(choice.key, ledger, policy, wait.since)
+    evicts, waits_for = _before_a_load(choice.key, ledger, policy, now)
     return Forecast(
         key=choice.key, ready=False, evicts=evicts, waits_for=waits_for, position=ahead, why=choice.instead
     )

@@ -9,6 +9,9 @@ from narthex.gateway.ask import Rank
 from narthex.gateway.schedule.records import Rules, Ticket
 from narthex.gateway.trouble import Trouble
 
+MOMENT_S = 3.0
+"""So long a reading by which nothing fits makes nobody leave the queue; the card is read each second."""
+
 
 @dataclass(slots=True)
 class Wait:
@@ -20,6 +23,7 @@ class Wait:
     key: str = ""  # the choice that it waits for now
     instead: str = ""  # why it is not the first one
     passed: dict[str, Trouble] = field(default_factory=dict)  # choices whose load failed for it
+    no_room_since: float | None = None  # since then what it waits for would not fit any more
 
     def starves(self, rules: Rules, now: float) -> bool:
         """It has waited so long that rank no longer counts."""
