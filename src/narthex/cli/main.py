@@ -26,7 +26,7 @@ COMMANDS: dict[str, str] = {
     "profile": "The settled answers: list, show, verify, export.",
     "apply": "A profile as a tuned model in Ollama, proven by loading it.",
     "unapply": "Take the tuned model out of Ollama again.",
-    "serve": "The gateway: roles, room on the card, clear errors, before the engine.",
+    "serve": "The gateway: roles, room on the card, errors with their cause.",
     "route": "What would answer a role or a model, and why.",
     "replay": "What the gateway did, and what another setting would have done.",
     "doctor": "What is wrong: the cause, the evidence, the way out.",
