@@ -16,6 +16,7 @@ from narthex.gateway.ask import Api, Ask
 from narthex.gateway.asking import edited, read_ask
 from narthex.gateway.conductor import Conductor, Granted
 from narthex.gateway.door.door import Door, read_body
+from narthex.gateway.fleet import NEW_S, OLD_S
 from narthex.gateway.framing import refusal
 from narthex.gateway.hands.llama import NOT_LOADED
 from narthex.gateway.lease import StudyLease
@@ -44,6 +45,7 @@ ASKS = (
 )
 FAULT = "gateway_fault"
 _TOO_LONG = "context_too_large"
+_UNKNOWN = frozenset(("model_not_found", "ollama_unreachable"))
 _HANGS = "model_load_hangs"
 _IN_ASCII = str.maketrans({"«": '"', "»": '"', "·": ",", "–": "-", "’": "'", "\n": " "})
 
@@ -62,12 +64,15 @@ class Gateway:
         telling: Telling,
         lease: StudyLease[Granted],
         keep_alive_of: Callable[[Offer], float],
+        catch_up: Callable[[float], Awaitable[None]],
         capture: Capture | None = None,
     ) -> None:
-        """``keep_alive_of``: how long an idle offer stays by its roles, in seconds; negative: for ever."""
+        """``keep_alive_of``: how long an idle offer stays by its roles, in seconds; negative: for ever.
+        ``catch_up`` looks again at what there is, where the last look is so many seconds old."""
         self.policy, self.door, self.router = policy, door, router
         self.conductor, self.relay, self.telling = conductor, relay, telling
         self.lease, self.capture, self._keep_alive_of = lease, capture, keep_alive_of
+        self._catch_up = catch_up
         self.under_way = 0
         self._run, self._numbers = secrets.token_hex(3), itertools.count(1)
         self._loop = asyncio.get_running_loop()
@@ -94,11 +99,13 @@ class Gateway:
             handler = self._routes.get((request.method, path)) or self._other(request.method, path)
             return self._shown_to(request, await handler(request, client, number))
         except Trouble as trouble:
+            _must_be_first(request)
             return self._shown_to(request, refused(trouble, path, number))
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as error:
             self.telling.fault(number, error)
+            _must_be_first(request)
             return refused(_fault(error), path, number)
         finally:
             self.under_way -= 1
@@ -156,7 +163,7 @@ class Gateway:
     async def _answer(self, request: web.BaseRequest, ask: Ask, turn: Turn) -> web.StreamResponse:
         """On the route's first choice that can be had; once more on a larger one where the engine says that
         the prompt is too long."""
-        route = self.router.route(ask)
+        route = await self._routed(ask)
         try:
             return await self._on(route, request, ask, turn)
         except Trouble as trouble:
@@ -164,6 +171,17 @@ class Gateway:
             if other is None:
                 raise
             return await self._on(other, request, ask, turn)
+
+    async def _routed(self, ask: Ask) -> Route:
+        """Raises Trouble. A name that is not known may be a model's that was just pulled."""
+        await self._catch_up(OLD_S)
+        try:
+            return self.router.route(ask)
+        except Trouble as trouble:
+            if trouble.cause not in _UNKNOWN:
+                raise
+        await self._catch_up(NEW_S)
+        return self.router.route(ask)
 
     async def _other_way(self, route: Route, ask: Ask, trouble: Trouble) -> Route | None:
         """The same way where the engine was gone before it was asked, a larger setting where the prompt is
@@ -246,7 +264,7 @@ class Gateway:
 
     async def _load_only(self, ask: Ask, turn: Turn) -> web.StreamResponse:
         """Ollama's request without a prompt: load, or with a keep_alive of 0 unload."""
-        route = self.router.route(ask)
+        route = await self._routed(ask)
         turn.route = route
         reason, headers = "load", {"X-Narthex-Request-Id": ask.id}
         if ask.keep_alive in (0, "0", "0s", "0m"):
@@ -280,6 +298,14 @@ def refused(trouble: Trouble, path: str, number: str) -> web.Response:
     api: Api = "openai" if path.startswith("/v1/") else "ollama"
     status, headers, body = refusal(trouble, api, number)
     return web.Response(status=status, headers=headers, body=body)
+
+
+def _must_be_first(request: web.BaseRequest) -> None:
+    """Raises ConnectionError where a part of an answer is out: a second one would be taken for more of it."""
+    if request.writer.output_size:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the answer broke off")
 
 
 def _fault(error: Exception) -> Trouble:

@@ -17,6 +17,7 @@ from narthex.gateway.comfyui.share import ComfyShare
 from narthex.gateway.conductor import Conductor
 from narthex.gateway.desk import Desk
 from narthex.gateway.door.door import Door
+from narthex.gateway.door.place import place_of
 from narthex.gateway.fleet import Fleet
 from narthex.gateway.hands.llama import LlamaHand
 from narthex.gateway.hands.room import read_room, room_words
@@ -94,10 +95,13 @@ class Parts:
             telling=self.telling,
             lease=self.lease,
             keep_alive_of=self.fleet.keep_alive,
+            catch_up=self.fleet.catch_up,
             capture=self.capture,
         )
         self.comfyui = _comfyui(policy, self.conductor)
-        self.comfyui_listen = gateway.comfyui_listen if self.comfyui else None
+        listen = gateway.comfyui_listen if self.comfyui is not None else None
+        self.comfyui_place = place_of(listen) if listen is not None else None
+        self.comfyui_door = self._comfyui_door(gateway)
         self.admin = Admin(lambda: self.policy.gateway, lambda: self.view.url if self.view else None)
         self.desk = Desk(
             listen=f"{host}:{port}",
@@ -160,15 +164,18 @@ class Parts:
         if self.view is not None:
             words.append(f"Ollama at {self.view.url}")
         elif self.fleet.problem is not None:
-            words.append(self.fleet.problem.message)
-        return "; ".join([*words, room_words(self.policy.gateway.vram, elsewhere=self._elsewhere())])
+            words.append(self.fleet.problem.message.rstrip("."))
+        return "; ".join(
+            [*words, room_words(self.policy.gateway.vram, elsewhere=self._elsewhere()).rstrip(".")]
+        )
 
     def reload(self) -> None:
         """Read narthex.toml again; nothing that runs or waits is dropped. Raises NarthexError."""
         policy = self._setup.policy()
         gateway = policy.gateway
         reserve = settings.get("reserve")
-        self.door = self.gateway.door = self._door(gateway)
+        door, self.comfyui_door = self._door(gateway), self._comfyui_door(gateway)
+        self.door = self.gateway.door = door
         self.policy = policy
         self.fleet.change(policy)
         self.router.change(policy)
@@ -183,11 +190,16 @@ class Parts:
     def _door(self, policy: GatewayPolicy) -> Door:
         return Door(policy, host=self._host, port=self._port, container=self._setup.container)
 
+    def _comfyui_door(self, policy: GatewayPolicy) -> Door:
+        """Of its own port, which may be bound elsewhere: the same rules hold there."""
+        host, port = self.comfyui_place or (self._host, self._port)
+        return Door(policy, host=host, port=port, container=self._setup.container)
+
     async def comfyui_handler(self, request: web.BaseRequest) -> web.StreamResponse:
         """Of ComfyUI's own port."""
         path = request.rel_url.raw_path_qs
         try:
-            client = self.door.check(request, any_type=True)
+            client = self.comfyui_door.check(request, any_type=True)
             assert self.comfyui is not None
             return await self.comfyui.proxy.handle(request, path, client)
         except Trouble as trouble:

@@ -33,6 +33,7 @@ from narthex.gateway.schedule.scheduler import Scheduler
 from narthex.gateway.trouble import Trouble
 
 FRESH_S = 1.0  # older than that, what is loaded is looked up again before a load is decided
+AT_REST_S = 5.0  # between two looks while nobody asks for what is loaded
 IDLE_LOOK_S = 10.0  # between two looks while nothing is loaded and nobody waits
 LOOK_LIMIT_S = 3.0  # a look that takes longer tells nothing
 BRIEFLY_S = 0.5  # so long a request waits for a look; an engine that hangs must not hold up another's
@@ -376,8 +377,9 @@ class Conductor:
         if self._closed:
             return
         now = self._loop.time()
-        busy = bool(self._waiting) or bool(self._scheduler.snapshot(now).holdings)
-        due = now + (FRESH_S if busy else IDLE_LOOK_S)
+        holdings = self._scheduler.snapshot(now).holdings
+        busy = bool(self._waiting) or any(row.running or row.state != "ready" for row in holdings)
+        due = now + (FRESH_S if busy else AT_REST_S if holdings else IDLE_LOOK_S)
         wake = self._scheduler.wake_at()
         self._timer = self._loop.call_at(min(due, wake) if wake is not None else due, self._tick)
 

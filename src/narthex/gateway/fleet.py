@@ -21,6 +21,10 @@ from narthex.gateway.trouble import Trouble
 from narthex.policy.records import Policy
 
 REFRESH_S = 5.0  # between two looks at what there is to be asked
+QUIET_S = 60.0  # the same while nobody asks: an Ollama at rest, and its disk, stay so
+OLD_S = 10.0  # a request that comes then waits for a look
+NEW_S = 1.0  # one for a name that is not known looks for itself, unless somebody just did
+MOMENT_S = 0.5  # for so long; an Ollama that hangs holds nobody up
 
 
 class Fleet:
@@ -39,6 +43,10 @@ class Fleet:
         self._stays_of = -1
         self._task: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
+        self._asked = False  # since the last look
+        self._looked_at = -QUIET_S
+        self._patient = True  # until a look hangs: then only the first who asks has waited for it
+        self._look: asyncio.Task[None] | None = None
 
     # the catalogue's face, for the listing
 
@@ -86,6 +94,20 @@ class Fleet:
             self._let_go_old()
         except Exception as error:
             self.stumbled(error)
+        self._looked_at, self._asked = asyncio.get_running_loop().time(), False
+        self._patient = True
+
+    async def catch_up(self, older_than_s: float = OLD_S) -> None:
+        """A request came. Look again where the last look is older than that; come back after a moment at
+        most, also where the look takes longer."""
+        self._asked = True
+        if asyncio.get_running_loop().time() - self._looked_at < older_than_s:
+            return
+        if self._look is None or self._look.done():
+            self._look = asyncio.get_running_loop().create_task(self.refresh())
+        if self._patient:
+            done, _ = await asyncio.wait((self._look,), timeout=MOMENT_S)
+            self._patient = bool(done)
 
     # its own
 
@@ -97,9 +119,10 @@ class Fleet:
 
     async def close(self) -> None:
         """No more looks; the conductor ends the hands."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        for task in (self._task, self._look):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait((task,))
 
     def change(self, policy: Policy) -> None:
         """Another policy."""
@@ -142,7 +165,8 @@ class Fleet:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(REFRESH_S)
-            await self.refresh()
+            if self._asked or asyncio.get_running_loop().time() - self._looked_at >= QUIET_S:
+                await self.refresh()
 
     async def _sync(self) -> None:
         held = self.catalogue.held

@@ -18,10 +18,10 @@ from aiohttp import web
 
 from narthex.errors import NarthexError, UsageError
 from narthex.gateway.building import Parts
+from narthex.gateway.door.place import LISTEN, place_of
 from narthex.gateway.door.wire import wire_logger
 from narthex.policy import Policy, load_policy
 
-LISTEN = "127.0.0.1:11435"
 BACKLOG = 1024
 HEADER_BYTES = 16 << 10
 KEEP_OPEN_S = 120.0  # an idle connection; clients open another one when they need it
@@ -50,15 +50,6 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(policy, gateway=msgspec.structs.replace(policy.gateway, **changes))
 
 
-def address(text: str) -> tuple[str, int]:
-    """Host and port of «127.0.0.1:11435» or «[::1]:11435». Raises UsageError."""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or not 0 <= int(port) < 65536:
-        raise UsageError(f"«{text}» is no place to listen.", hint=f"Write HOST:PORT, as in {LISTEN}.")
-    return host, int(port)
-
-
 def serve(setup: Setup, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT. Raises NarthexError where it can't begin."""
     policy = setup.policy()
@@ -67,7 +58,7 @@ def serve(setup: Setup, say: Callable[[str], None]) -> None:
 
 
 async def _serve(setup: Setup, policy: Policy, say: Callable[[str], None]) -> None:
-    host, port = address(policy.gateway.listen or LISTEN)
+    host, port = place_of(policy.gateway.listen or LISTEN)
     door = _bound(host, port)  # before anything is started: a port that is taken is the commonest mistake
     port = int(door.getsockname()[1])
     stop = asyncio.Event()
@@ -103,7 +94,7 @@ async def _serve(setup: Setup, policy: Policy, say: Callable[[str], None]) -> No
 
 async def _opened(parts: Parts, runner: web.ServerRunner, door: socket.socket) -> None:
     await parts.start()
-    if parts.comfyui_listen:
+    if parts.comfyui_place is not None:
         await _listen_for_comfyui(parts)
     await web.SockSite(runner, door, backlog=BACKLOG).start()
 
@@ -129,16 +120,18 @@ def _bound(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, number)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(where)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name that no name server takes
+        words = (error.strerror if isinstance(error, OSError) else None) or "it is no host"
         raise UsageError(
-            f"narthex can't listen at {_spoken(host)}:{port}: {error.strerror or error}.",
+            f"narthex can't listen at {_spoken(host)}:{port}: {words}.",
             hint="Another program, or another narthex, may be there; give another port with --listen.",
         ) from error
     return bound
 
 
 async def _listen_for_comfyui(parts: Parts) -> None:
-    door = _bound(*address(parts.comfyui_listen or ""))
+    assert parts.comfyui_place is not None
+    door = _bound(*parts.comfyui_place)
     server = web.Server(
         parts.comfyui_handler,
         handler_cancellation=True,

@@ -41,7 +41,8 @@ class Search(msgspec.Struct, kw_only=True):
 
 def find_server(explicit: str | None = None) -> Server:
     """The Ollama to use: what ``--ollama`` says, else ``OLLAMA_HOST``, else the policy file's, else the usual
-    address, other ``ollama serve`` processes and containers.
+    address, other ``ollama serve`` processes and containers. Where nobody named one, narthex' own gateway is
+    taken only if no Ollama is found.
 
     Raises UsageError for an address that is none, EngineNotFound where none answers, and EngineError where
     something else does.
@@ -51,13 +52,19 @@ def find_server(explicit: str | None = None) -> Server:
         return _ask(*named)
     search = Search()
     strange: NarthexError | None = None
+    gateway: Server | None = None
     for address, source in _candidates(search):
         try:
-            return look(address, source)
+            server = look(address, source)
+            if not server.gateway:
+                return server
+            gateway = gateway or server
         except ApiError as error:
             search.tried.append(f"{address.url}: {error.text}")
             if not error.lost:
                 strange = strange or to_error(error, address.url, "tell its version")
+    if gateway is not None:
+        return gateway
     if strange is not None and not search.containers:
         raise strange
     raise EngineNotFound(

@@ -18,7 +18,7 @@ from narthex.engines.ollama.names import is_cloud
 from narthex.engines.ollama.options import parameters_of
 from narthex.engines.ollama.records import ApiError, Server, Tag
 from narthex.engines.ollama.shown import inspect_ollama
-from narthex.errors import EngineError, NarthexError
+from narthex.errors import EngineError, EngineNotFound, NarthexError
 from narthex.host.collect import collect_host
 from narthex.knobs import KnobValues
 from narthex.models.inspection import Inspection
@@ -58,7 +58,14 @@ class Held:
     @classmethod
     def find(cls, url: str | None) -> Held:
         """The one that is meant, else the one that is there."""
-        return cls(find_server(url))
+        server = find_server(url)
+        if server.gateway:  # this one itself, where OLLAMA_HOST was set for its clients
+            raise EngineNotFound(
+                f"{server.url} is a gateway of narthex, and no Ollama.",
+                hint="Name Ollama's own address with --ollama; OLLAMA_HOST, as clients of narthex have it, "
+                "goes before narthex.toml.",
+            )
+        return cls(server)
 
     @property
     def engine(self) -> Engine:
