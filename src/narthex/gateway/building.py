@@ -80,6 +80,7 @@ class Parts:
             keep_alive_of=self.fleet.keep_alive,
         )
         self.telling.changed = self.listing.fresh.doubt
+        self.telling.name_of = lambda key: self.conductor.offer(key).name
         self.capture = (
             Capture(Path(gateway.capture), lambda text: self.events.say("capture", text))
             if gateway.capture

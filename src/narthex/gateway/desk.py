@@ -137,10 +137,13 @@ class Desk:
         except UNREADABLE as error:
             raise Trouble(400, "bad_request", f"The body makes no sense: {error}.") from None
         present = {row.key for row in self._conductor.snapshot().holdings}
-        offer = self._fleet.named(wanted)
-        key = wanted if wanted in present else offer.key if offer is not None else None
-        if key is None:
-            raise Trouble(404, "model_not_found", f"There is no model «{wanted}».")
+        named = self._fleet.named(wanted)
+        meant = self._router.choices().get(wanted) or ((named,) if named is not None else ())
+        keys = [wanted] if wanted in present else [offer.key for offer in meant]
+        if not keys:
+            words = f"There is no model «{wanted}»."
+            raise Trouble(404, "model_not_found", words, remedy="GET /narthex/state tells what is loaded.")
+        key = next((key for key in keys if key in present), keys[0])
         self._conductor.let_go(key, f"{client or 'a client'} asked for it")
         return _json(b'{"released":true}')
 

@@ -97,10 +97,8 @@ class _Case:
         return next(iter(fitting), None)
 
     def _of_another(self, finding: Finding) -> bool:
-        """Whether its lines name model files, and not this one: a log tells of all that a server does."""
-        own = self.offer.twin.rpartition(":")[2] if self.offer is not None else ""
-        named = {found for quote in finding.evidence for found in _BLOB.findall(quote.text)}
-        return len(own) == _HEX and bool(named) and own not in named
+        """Whether its lines name model files, and not this one."""
+        return of_another_file(" ".join(quote.text for quote in finding.evidence), self.offer)
 
     def _examined(self) -> Diagnosis:
         from narthex.doctor.diagnose import diagnose
@@ -196,6 +194,13 @@ class _Case:
             if line := telling_line(lines):
                 return line[:_SAID_LETTERS]
         return ""
+
+
+def of_another_file(text: str, offer: Offer | None) -> bool:
+    """Whether these lines name model files, and not this offer's: a log tells of all that a server does."""
+    own = offer.twin.rpartition(":")[2] if offer is not None else ""
+    named = set(_BLOB.findall(text))
+    return len(own) == _HEX and bool(named) and own not in named
 
 
 def _tail(data: bytes) -> bytes:

@@ -20,6 +20,7 @@ class Telling:
     def __init__(self, metrics: Metrics, events: Events, log: RequestLog | None) -> None:
         self.metrics, self.events, self.log = metrics, events, log
         self.changed: Callable[[], None] = _nobody  # hears that something was loaded or let go
+        self.name_of: Callable[[str], str] = str  # what people call a key
 
     def asked(self, record: RequestRecord) -> None:
         """A request for a model ended. On the hot path."""
@@ -43,7 +44,9 @@ class Telling:
 
     def loading(self, offer: Offer, clients: Sequence[str], evicted: Sequence[str]) -> None:
         """A load begins."""
-        self.events.say("loading", model=offer.name, profile=offer.profile, clients=clients, evicted=evicted)
+        self.events.say(
+            "loading", model=offer.name, profile=offer.profile, clients=clients, evicted=self._names(evicted)
+        )
 
     def loaded(
         self, offer: Offer, seconds: float, held: int | None, clients: Sequence[str], evicted: Sequence[str]
@@ -58,7 +61,7 @@ class Telling:
             client=clients[0] if clients else "",
             seconds=round(seconds, 3),
             held_bytes=held,
-            evicted=evicted,
+            evicted=self._names(evicted),
         )
         self._load(offer, seconds=seconds, held=held, clients=clients, evicted=evicted, cause="")
 
@@ -110,6 +113,9 @@ class Telling:
         if self.log is not None:
             await self.log.close()
         await self.events.close()
+
+    def _names(self, keys: Sequence[str]) -> tuple[str, ...]:
+        return tuple(self.name_of(key) for key in keys)
 
     def _load(
         self,

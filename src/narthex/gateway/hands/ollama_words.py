@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from narthex.engines.ollama import failures
 from narthex.engines.ollama.records import ApiError
 from narthex.engines.oom import oom_kills, oom_kills_since
-from narthex.gateway.diagnosing import LOG_BYTES, diagnosed
+from narthex.gateway.diagnosing import LOG_BYTES, diagnosed, of_another_file
 from narthex.gateway.hands._held import free_bytes
 from narthex.gateway.hands.ollama_api import unreachable
 from narthex.gateway.hands.ollama_site import OllamaSite
@@ -90,6 +90,7 @@ class OllamaWords:
             return absent_model(offer.model, error.text)
         refused = error.status is not None and 400 <= error.status < 500
         lines = await self._lines(since) if since is not None and not refused else []
+        lines = [line for line in lines if not of_another_file(line, offer)]
         kills = oom_kills_since(since.kills) if since is not None and self._site.here else None
         failure = None if refused else failures.explain(error, lines, loaded=loaded, oom_kills=kills)
         log = [("ollama log", "\n".join(lines).encode()[-LOG_BYTES:])] if lines else []
