@@ -85,7 +85,7 @@ def test_a_runner_that_dies_within_an_answer_leaves_a_word_in_the_chat(
     )
     wait_for(lambda: len(answer(page)) > 20, ANSWER_S, "the first words")
     assert engine.kill_runner() > 0
-    page.wait_for_selector("text=/narthex: (runner_died|connection_lost)/", timeout=20_000)
+    page.wait_for_selector("text=/narthex: (runner_died|runner_crash_bug|connection_lost)/", timeout=20_000)
     wait_for(lambda: idle(gateway), ANSWER_S, "the end of the background calls")
 
 
