@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,15 +35,41 @@ class Breaking(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-@pytest.fixture
-def breaking() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Breaking)
+class Other(BaseHTTPRequestHandler):
+    """No Ollama: it answers all with ``body``; where that is empty, with bytes that never end."""
+
+    body = b""
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):  # whoever asked has enough
+            self.wfile.write(self.body)
+            while not self.body:
+                self.wfile.write(bytes(1 << 16))
+
+    do_POST = do_GET
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def breaking() -> Iterator[str]:
+    with served(Breaking) as url:
+        yield url
 
 
 @pytest.mark.parametrize(
@@ -89,3 +116,18 @@ def test_an_answer_that_breaks_off_is_not_followed_by_a_second_one(tmp_path: Pat
         line.close()
         assert b'{"status":"pulling"}' in found
         assert found.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>It works!</html>", b"{", b"\xff", b'{"models":[{"name":null}]}', 90_000 * b"[", b""]
+)
+def test_what_is_no_ollama_is_told_as_that_and_breaks_nothing(tmp_path: Path, body: bytes) -> None:
+    handler = type("Handler", (Other,), {"body": body})
+    with served(handler) as url, Serving(tmp_path, "--ollama", url) as serving:
+        ready = serving.ask("GET", "/readyz")
+        assert ready.status == 503
+        assert ready.json["problems"]
+        assert serving.get("/api/tags") == {"models": []}
+        answer = serving.post("/api/generate", {"model": "a", "prompt": "x"})
+        assert answer.status in (404, 503)
+        assert not serving.events("fault"), serving.log()

@@ -47,6 +47,7 @@ class FakeOllama:
         self.version = b"0.33.0-rc2"
         self.asked: list[str] = []
         self.shows: list[bytes] = []
+        self.page = b""  # of another program that answers there
         self.well = asyncio.Event()
         self.well.set()
 
@@ -55,6 +56,8 @@ class FakeOllama:
         await self.well.wait()
         if request.path == "/api/show":
             self.shows.append(await request.read())
+            if self.page:
+                return web.Response(body=self.page)
             known = b"big:32b" in self.shows[-1]
             return web.Response(
                 body=b'{"model_info":{},"tensors":[]}' if known else b'{"error":"model not found"}',
@@ -281,6 +284,18 @@ def test_openais_list_and_single_models_have_the_same_names() -> None:
             assert answer["data"][2]["owned_by"] == "me"
             assert answer["data"][1]["created"] == 1793527200  # when it was changed
             assert (await ask("/v1/models/nowhere"))[0] == 404
+
+    asyncio.run(run())
+
+
+def test_what_is_no_description_of_a_model_is_not_kept_as_one() -> None:
+    async def run() -> None:
+        ollama = FakeOllama()
+        ollama.page = b"<html>It works!</html>"
+        async with listing(Shelf([BIG_TAG], [BIG]), {}, ollama=ollama) as (ask, _):
+            assert (await ask("/api/show", {"model": "big:32b"}))[0] == 502
+            ollama.page = b""
+            assert (await ask("/api/show", {"model": "big:32b"}))[0] == 200
 
     asyncio.run(run())
 

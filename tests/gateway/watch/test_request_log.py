@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -95,6 +97,30 @@ def test_a_folder_that_can_be_written_again_says_how_much_is_missing(tmp_path: P
     asyncio.run(run())
     assert "written again; 2 lines went missing" in said[1]
     assert len(lines(tmp_path / "file" / NAME)) == 1
+
+
+_ON_A_FULL_DISK = """
+import asyncio, pathlib, resource, signal, sys
+from narthex.gateway.watch.record import RequestRecord
+from narthex.gateway.watch.request_log import RequestLog
+
+async def run():
+    log = RequestLog(pathlib.Path(sys.argv[1]), lambda text: None, pause_s=0.0)
+    for number in range(50):
+        log.add(RequestRecord(at=1.0, id=str(number), api="ollama", path="/api/chat"))
+        await asyncio.sleep(0.002)
+    await log.close()
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+asyncio.run(run())
+"""
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_line_leaves_no_half_of_it(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _ON_A_FULL_DISK, str(tmp_path)], check=True)
+    assert (tmp_path / NAME).read_bytes().endswith(b"}\n")
+    assert lines(tmp_path / NAME)
 
 
 def test_a_disk_that_hangs_holds_up_nobody_and_the_rest_is_counted() -> None:

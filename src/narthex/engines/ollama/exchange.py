@@ -31,6 +31,7 @@ NO_ANSWER = "no answer within"
 
 PORT = 11434
 WAITING_S = 0.25
+MOST_BYTES = 64 << 20  # of one answer; what has no end is no Ollama
 
 
 class Exchange:
@@ -56,7 +57,7 @@ class Exchange:
         """
         try:
             with self.open(method, path, body, timeout_s, waiting) as response:
-                content = response.read()
+                content = _whole(response)
         except TimeoutError as error:
             raise ApiError(f"{NO_ANSWER} {timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
@@ -88,7 +89,7 @@ class Exchange:
                 if waiting is not None:
                     _wait(connection.sock, timeout_s, waiting)
                 response = connection.getresponse()
-                refused = None if response.status == http.client.OK else response.read()
+                refused = None if response.status == http.client.OK else _whole(response)
             except TimeoutError:
                 raise
             except (OSError, http.client.HTTPException) as error:
@@ -175,11 +176,21 @@ def _refusal(response: http.client.HTTPResponse, content: bytes) -> ApiError:
     return ApiError(words or f"HTTP {status} {response.reason}", status=status)
 
 
+def _whole(response: http.client.HTTPResponse) -> bytes:
+    """All of an answer. Raises ApiError where it has no end, and http.client's own errors."""
+    content = response.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ApiError(f"{UNREADABLE}: it has no end", status=200)
+    if response.length:  # with a limit http.client takes a short answer for a whole one
+        raise http.client.IncompleteRead(content, response.length)
+    return content
+
+
 def _error_words(content: bytes | str) -> str:
     """``error`` of an answer, "" where there is none. llama-server's own refusal may be a document inside."""
     try:
         found = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     error = found.get("error") if isinstance(found, dict) else None
     if isinstance(error, dict):
@@ -194,7 +205,7 @@ def decode(content: bytes) -> dict[str, Any]:
     """A JSON object. Raises ApiError."""
     try:
         found = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(f"{UNREADABLE}: {error}", status=200) from error
     if not isinstance(found, dict):
         raise ApiError(UNREADABLE, status=200)

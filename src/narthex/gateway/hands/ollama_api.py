@@ -8,6 +8,8 @@ import aiohttp
 import msgspec
 
 from narthex.engines.ollama.records import ApiError, Resident, Show, Tag
+from narthex.gateway.body import UNREADABLE
+from narthex.gateway.bounded import whole_of
 from narthex.gateway.trouble import Trouble
 
 _T = TypeVar("_T")
@@ -23,6 +25,10 @@ class _Tags(msgspec.Struct):
     models: tuple[Tag, ...] | None = None
 
 
+class _Version(msgspec.Struct):
+    version: str = ""
+
+
 class OllamaApi:
     """Patient connections of its own: no redirects, no cookies, no proxy of the environment.
 
@@ -36,8 +42,7 @@ class OllamaApi:
 
     async def version(self) -> str:
         """Raises ApiError where the server does not answer within five seconds."""
-        found = msgspec.json.decode(await self._read("GET", "/api/version", None, ASK_S))
-        return str(found.get("version", "")) if isinstance(found, dict) else ""
+        return _decoded(await self._read("GET", "/api/version", None, ASK_S), _Version).version
 
     async def ps(self) -> tuple[Resident, ...]:
         """What is loaded. One that is loading is not listed; one whose process died still is."""
@@ -71,7 +76,7 @@ class OllamaApi:
             async with self._opened().request(
                 method, self.url + path, data=data, headers=headers, timeout=timeout, allow_redirects=False
             ) as answer:
-                content = await answer.read()
+                content = await whole_of(answer)
                 status = answer.status
         except aiohttp.ClientConnectorError as error:
             raise ApiError(_connect_words(error), lost=True) from error
@@ -109,7 +114,7 @@ def error_words(content: bytes) -> str:
     """What an answer's «error» says; of another body its beginning."""
     try:
         found = msgspec.json.decode(content)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return content[:500].decode("utf-8", "replace").strip()
     said = found.get("error") if isinstance(found, dict) else None
     if isinstance(said, dict):
@@ -120,7 +125,7 @@ def error_words(content: bytes) -> str:
 def _decoded(content: bytes, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(content, type=kind, strict=False)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ApiError("its answer can't be read", status=200) from error
 
 

@@ -7,6 +7,8 @@ import asyncio
 import aiohttp
 import msgspec
 
+from narthex.gateway.body import UNREADABLE
+from narthex.gateway.bounded import whole_of
 from narthex.gateway.trouble import Trouble
 
 LIMIT_S = 3.0  # its lists need no model; longer, it hangs
@@ -45,7 +47,7 @@ class OllamaView:
             self.ps = rows
             self.version = msgspec.json.decode(version, type=_Version).version
             self.answers = True
-        except (TimeoutError, OSError, aiohttp.ClientError, msgspec.MsgspecError):
+        except (TimeoutError, OSError, aiohttp.ClientError, *UNREADABLE):
             self.answers = False
         return self.answers
 
@@ -59,7 +61,7 @@ class OllamaView:
                 timeout=aiohttp.ClientTimeout(total=SHOW_LIMIT_S),
                 allow_redirects=False,
             ) as response:
-                return response.status, await response.read()
+                return response.status, await whole_of(response)
         except (TimeoutError, OSError, aiohttp.ClientError) as error:
             raise Trouble(
                 502,
@@ -79,7 +81,7 @@ class OllamaView:
             f"{self.url}{path}", timeout=aiohttp.ClientTimeout(total=LIMIT_S), allow_redirects=False
         ) as response:
             response.raise_for_status()
-            return await response.read()
+            return await whole_of(response)
 
     def _client(self) -> aiohttp.ClientSession:
         """Made on first use, so that the loop is running; few connections, no cookies, no proxy."""

@@ -63,8 +63,10 @@ class Shows:
             self._kept.move_to_end(key)
             return 200, self._kept[key]
         status, answer = await self.ollama.show(body)
-        if status == 200 and digest:
-            self._keep(key, answer)
+        if status == 200:
+            _must_tell(answer, model)
+            if digest:
+                self._keep(key, answer)
         return status, answer
 
     def _keep(self, key: tuple[str, bytes], answer: bytes) -> None:
@@ -73,6 +75,19 @@ class Shows:
             len(self._kept) > MOST or sum(map(len, self._kept.values())) > MOST_BYTES
         ):
             self._kept.popitem(last=False)
+
+
+def _must_tell(answer: bytes, model: str) -> None:
+    """Whatever else answers there is not kept for a model's description. Raises Trouble."""
+    try:
+        _fields.decode(answer)
+    except UNREADABLE as error:
+        raise Trouble(
+            502,
+            "engine_failed",
+            f"What came back about «{model}» is no answer of Ollama's ({error}).",
+            remedy="Another program may answer at its address; GET /readyz tells which that is.",
+        ) from None
 
 
 def _read(body: bytes) -> tuple[_Fields, str]:

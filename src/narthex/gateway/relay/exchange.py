@@ -139,6 +139,8 @@ class Exchange:
     async def _passed(self, answer: aiohttp.ClientResponse) -> None:
         if answer.status >= 300:
             return await self._refused(answer)
+        if answer.headers.get("Content-Type", "").startswith("text/html"):
+            raise _Lost("a web page came back: what answers there is no engine")
         self._shape = self._shape_of(answer)
         if self._shape == "whole":
             return await self._whole(answer)

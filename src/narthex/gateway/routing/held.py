@@ -87,7 +87,7 @@ class Held:
         try:
             found = msgspec.json.decode(content, type=_List).models or []
             rows = [(raw, convert(msgspec.json.decode(raw), Tag)) for raw in found]
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise ApiError(UNREADABLE, status=200) from None
         rows = [(raw, tag) for raw, tag in rows if not is_cloud(tag)]
         self.raw = tuple(msgspec.Raw(bytes(raw)) for raw, _ in rows)

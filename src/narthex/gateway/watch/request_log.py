@@ -84,9 +84,15 @@ class RequestLog:
                 self._turn_over(path)
                 os.close(descriptor)
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                size = 0
             left = memoryview(data)
-            while left:
-                left = left[os.write(descriptor, left) :]
+            try:
+                while left:
+                    left = left[os.write(descriptor, left) :]
+            except OSError:
+                if os.fstat(descriptor).st_size == size + len(data) - len(left):  # nobody else wrote
+                    os.ftruncate(descriptor, size)  # else half a line would spoil the next one
+                raise
         finally:
             os.close(descriptor)
 
