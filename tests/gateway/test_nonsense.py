@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -131,3 +132,18 @@ def test_what_is_no_ollama_is_told_as_that_and_breaks_nothing(tmp_path: Path, bo
         answer = serving.post("/api/generate", {"model": "a", "prompt": "x"})
         assert answer.status in (404, 503)
         assert not serving.events("fault"), serving.log()
+
+
+def test_a_name_of_a_model_that_is_a_megabyte_is_not_kept_whole(tmp_path: Path) -> None:
+    with Serving(tmp_path, "--no-ollama") as serving:
+        assert serving.post("/api/generate", {"model": "x" * (1 << 20), "prompt": "a"}).status == 404
+    (row,) = serving.requests()
+    assert row["model"] == "x" * 256
+
+
+def test_a_log_of_json_has_nothing_else_in_it(tmp_path: Path) -> None:
+    with Serving(tmp_path, "--no-ollama", "--log-json") as serving:
+        serving.post("/narthex/reload", {})
+    rows = [json.loads(line) for line in serving.log().splitlines()]
+    assert {row["event"] for row in rows} == {"serve"}
+    assert serving.url in rows[0]["text"]

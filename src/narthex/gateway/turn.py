@@ -11,6 +11,8 @@ from narthex.gateway.relay.tapped import Tapped
 from narthex.gateway.routing.router import Route
 from narthex.gateway.watch.record import RequestRecord
 
+_NAME_LENGTH = 256  # letters kept of what a client calls a model: the log is no place for a megabyte
+
 
 class Turn:
     """Made for each request for a model; :meth:`record` is its line in the log."""
@@ -35,7 +37,7 @@ class Turn:
             api=ask.api,
             path=ask.path,
             kind=ask.kind,
-            model=ask.model,
+            model=ask.model[:_NAME_LENGTH],
             role=route.role if route else "",
             ran=offer.name if offer else "",
             key=offer.key if offer else "",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,4 +57,14 @@ def command(**given: Any) -> None:
         container=given["container"],
         log_json=given["log_json"],
     )
-    serve(setup, lambda text: click.echo(f"narthex: {text}", err=True))
+    serve(setup, _say_json if setup.log_json else _say)
+
+
+def _say(text: str) -> None:
+    click.echo(f"narthex: {text}", err=True)
+
+
+def _say_json(text: str) -> None:
+    """As the lines of the log are, so that who reads them finds nothing else."""
+    row = {"at": time.time(), "event": "serve", "text": text}
+    click.echo(json.dumps(row, ensure_ascii=False), err=True)

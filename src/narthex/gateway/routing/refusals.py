@@ -22,7 +22,8 @@ def unknown_name(name: str, known: Sequence[str], role: str = "") -> Trouble:
     way = f"There is {', '.join(near)}." if near else "There is no model at all yet."
     if role:
         way = f"The role «{role}» of narthex.toml needs it. {way}"
-    way += f" `ollama pull {shown}` may fetch it."
+    if not shown.endswith(".gguf"):
+        way += f" `ollama pull {shown}` may fetch it."
     return Trouble(404, "model_not_found", f"model '{shown}' not found.", remedy=way)
 
 
