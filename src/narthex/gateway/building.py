@@ -40,6 +40,7 @@ from narthex.gateway.watch.request_log import RequestLog, folder
 from narthex.gateway.watch.starting import start_record
 from narthex.policy import Policy
 from narthex.policy.records import GatewayPolicy
+from narthex.units import format_count
 
 if TYPE_CHECKING:
     from narthex.gateway.server import Setup
@@ -67,7 +68,7 @@ class Parts:
         self.events = Events(as_json=setup.log_json)
         log = RequestLog(folder(), lambda text: self.events.say("log", text)) if gateway.log else None
         self.telling = Telling(self.metrics, self.events, log)
-        self.conductor = Conductor(rules_of(gateway), Room(), observe=self._observe, listener=self.telling)
+        self.conductor = Conductor(Rules.of(gateway), Room(), observe=self._observe, listener=self.telling)
         self.router = Router(policy, self.fleet, resident=self._resident)
         self.relay = Relay(Timeouts.of(gateway))
         self.view: OllamaView | None = None
@@ -159,7 +160,7 @@ class Parts:
     def describe(self) -> str:
         """In one line, what it serves."""
         words = [
-            f"{len(self.fleet.offers())} settings of models",
+            format_count(len(self.fleet.offers()), "setting") + " of models",
             f"roles: {', '.join(self.policy.roles) or 'none'}",
         ]
         if self.view is not None:
@@ -180,7 +181,7 @@ class Parts:
         self.policy = policy
         self.fleet.change(policy)
         self.router.change(policy)
-        self.conductor.change(rules_of(gateway))
+        self.conductor.change(Rules.of(gateway))
         self.relay.timeouts = Timeouts.of(gateway)
         self.gateway.policy = gateway
         self._reserve = reserve
@@ -271,15 +272,3 @@ def _comfyui(policy: Policy, conductor: Conductor) -> ComfyShare | None:
         return None
     tenant = policy.tenant("comfyui")
     return ComfyShare(policy.gateway, conductor, process=tenant.process if tenant else None)
-
-
-def rules_of(policy: GatewayPolicy) -> Rules:
-    """What the scheduler needs of the policy."""
-    return Rules(
-        starvation_s=policy.starvation,
-        residency_s=policy.residency,
-        queue=policy.queue,
-        remember_s=policy.remember,
-        restore=policy.restore,
-        prefer_resident=policy.prefer_resident,
-    )

@@ -6,20 +6,8 @@ from collections.abc import Mapping
 
 from multidict import CIMultiDict
 
-# RFC 9110, 7.6.1: they belong to one connection.
-_HOP = frozenset(
-    (
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    )
-)
+from narthex.gateway.relay.headers import HOP
+
 # ComfyUI answers 403 where Origin and Host differ; the door has judged the client's Origin by then.
 _OURS = frozenset(("host", "origin", "expect"))
 _KEYS = frozenset(("authorization", "x-api-key"))
@@ -41,6 +29,6 @@ def _without(headers: Mapping[str, str], more: frozenset[str]) -> CIMultiDict[st
     kept: CIMultiDict[str] = CIMultiDict()
     for name, value in headers.items():
         low = name.lower()
-        if low not in _HOP and low not in more and low not in named and not low.startswith(_SOCKET):
+        if low not in HOP and low not in more and low not in named and not low.startswith(_SOCKET):
             kept.add(name, value)
     return kept

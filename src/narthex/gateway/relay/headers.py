@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 
-_HOP = frozenset(
+HOP = frozenset(
     (
         "connection",
         "keep-alive",
@@ -75,10 +75,10 @@ def _named(headers: Mapping[str, str]) -> frozenset[str]:
 @lru_cache(maxsize=512)
 def _goes_out(name: str) -> bool:
     low = name.lower()
-    return low not in _HOP and low not in _NOT_TO_ENGINE and not low.startswith(_FAMILIES_OUT)
+    return low not in HOP and low not in _NOT_TO_ENGINE and not low.startswith(_FAMILIES_OUT)
 
 
 @lru_cache(maxsize=512)
 def _comes_back(name: str) -> bool:
     low = name.lower()
-    return low not in _HOP and low not in _NOT_TO_CLIENT and not low.startswith(_FAMILIES_BACK)
+    return low not in HOP and low not in _NOT_TO_CLIENT and not low.startswith(_FAMILIES_BACK)

@@ -32,7 +32,7 @@ class Simulation:
         room = learnt.room
         if policy.vram is not None:
             room = msgspec.structs.replace(room, total=policy.vram)
-        self._scheduler = Scheduler(_rules(policy), room)
+        self._scheduler = Scheduler(Rules.of(policy), room)
         self._tenants = {row.key: row for row in learnt.tenants(policy, before)}
         self._tally = Tally()
         self._events: list[_Event] = []
@@ -145,14 +145,3 @@ class Simulation:
 
     def _at(self, when: float, happen: Callable[[float], None]) -> None:
         heapq.heappush(self._events, (when, next(self._order), happen))
-
-
-def _rules(policy: GatewayPolicy) -> Rules:
-    return Rules(
-        starvation_s=policy.starvation,
-        residency_s=policy.residency,
-        queue=policy.queue,
-        remember_s=policy.remember,
-        restore=policy.restore,
-        prefer_resident=policy.prefer_resident,
-    )

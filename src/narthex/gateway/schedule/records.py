@@ -6,6 +6,7 @@ import msgspec
 
 from narthex.gateway.ask import Rank
 from narthex.gateway.trouble import Trouble
+from narthex.policy.records import GatewayPolicy
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,6 +18,18 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     remember_s: float = 60.0
     restore: bool = True
     prefer_resident: bool = False
+
+    @classmethod
+    def of(cls, policy: GatewayPolicy) -> Rules:
+        """What the scheduler needs of the policy."""
+        return cls(
+            starvation_s=policy.starvation,
+            residency_s=policy.residency,
+            queue=policy.queue,
+            remember_s=policy.remember,
+            restore=policy.restore,
+            prefer_resident=policy.prefer_resident,
+        )
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
